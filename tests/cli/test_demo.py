@@ -22,7 +22,6 @@ from asyncclients.cli.demo.jobs import data_rows, send_at_random
 from asyncclients.cli.demo.records import (
     ASKED_AT,
     DemoResult,
-    Waits,
     duplicated,
     lost,
     pages_served,
@@ -217,8 +216,9 @@ async def test_record_is_what_the_vendor_saw() -> None:
         record = read_record(strict, "intouch", Quota(2, 60.0), at + 1)
         assert pages_served(strict) == 1
     assert (record.calls, record.rejected, record.quota_share) == (3, 1, 1.0)
-    assert record.waits.answered == [pytest.approx(3, abs=0.9)]
-    assert record.waits.waiting == [pytest.approx(6)]
+    assert (record.web_requests, record.waiting) == (1, 1)
+    assert (record.wait_p50, record.wait_p99) == (pytest.approx(3, abs=0.9), pytest.approx(6))
+    assert record.wait_total == pytest.approx(9, abs=0.9)
 
 
 @pytest.mark.parametrize(
@@ -235,14 +235,6 @@ async def test_record_is_what_the_vendor_saw() -> None:
 def test_quota_share(calls: int, seconds: float, quota: Quota, share: float) -> None:
     """A run of several periods is compared with the limit, a shorter one with an even pace."""
     assert quota_share(calls, seconds, quota) == pytest.approx(share)
-
-
-def test_waits_count_those_still_waiting() -> None:
-    """Percentiles are by nearest rank, over answered and waiting requests."""
-    waits = Waits([0.3, 0.1, 0.2], [9.0])
-    assert [waits.percentile(share) for share in (0.5, 0.75, 0.99)] == [0.2, 0.3, 9.0]
-    assert waits.total == pytest.approx(9.6)
-    assert Waits([], []).percentile(0.5) == 0.0
 
 
 def test_rows_are_compared_by_key() -> None:

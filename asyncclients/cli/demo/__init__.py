@@ -17,7 +17,7 @@ from rich.live import Live
 
 from asyncclients.cli import DONE, FAILED, INTERRUPTED
 from asyncclients.cli.demo.scenario import Scenario, open_scenario
-from asyncclients.cli.demo.screen import closing, frame, progress_line, results
+from asyncclients.cli.demo.screen import closing, frame, progress_line
 from asyncclients.cli.output import show
 from asyncclients.cli.signals import on_signals
 
@@ -49,10 +49,13 @@ async def demo(*, fast: Switch = False, web: Switch = False, json: Switch = Fals
         try:
             await _show(console, scene, monitor)
         except asyncio.CancelledError:
-            print(_interruption(scene), file=sys.stderr)
+            rows = f"{scene.jobs[0].done():,} of {len(scene.jobs[0].expected):,} contacts"
+            gone = "the mock vendors and the demo's files are gone"
+            text = f"Interrupted after {scene.seconds():.0f} s, with {rows} pulled; {gone}"
+            print(text, file=sys.stderr)
             return INTERRUPTED
         if json:
-            show(results(scene), as_json=True, describe=str)
+            show(scene.results(), as_json=True, describe=str)
         else:
             console.print(closing(scene))
         broken = scene.broken_promises()
@@ -61,14 +64,6 @@ async def demo(*, fast: Switch = False, web: Switch = False, json: Switch = Fals
         if web:
             await _until_interrupted(console)
         return FAILED if broken else DONE
-
-
-def _interruption(scene: Scenario) -> str:
-    intouch = scene.jobs[0]
-    return (
-        f"Interrupted after {scene.seconds():.0f} s, with {intouch.done():,} of "
-        f"{len(intouch.expected):,} contacts pulled; the mock vendors and the demo's files are gone"
-    )
 
 
 @asynccontextmanager
@@ -97,24 +92,15 @@ async def _show(console: Console, scene: Scenario, monitor: Monitor | None) -> N
     running = asyncio.create_task(scene.run(monitor.job if monitor else None))
     try:
         if console.is_terminal and not console.is_dumb_terminal:
-            await _show_frames(console, scene, running)
-        else:
-            await _show_lines(console, scene, running)
+            # Refreshed here, not by Live's thread, which would read the records while they change.
+            with Live(frame(scene), console=console, auto_refresh=False, transient=True) as live:
+                while not running.done():
+                    live.update(frame(scene), refresh=True)
+                    await asyncio.wait([running], timeout=_REFRESH)
+        while not running.done():
+            console.print(progress_line(scene), soft_wrap=True)
+            await asyncio.wait([running], timeout=_LINE_EVERY)
         await running
     finally:
         running.cancel()
         await asyncio.wait([running])
-
-
-async def _show_frames(console: Console, scene: Scenario, running: asyncio.Task[None]) -> None:
-    # Refreshed here, not by Live's thread, which would read the records while they change.
-    with Live(frame(scene), console=console, auto_refresh=False, transient=True) as live:
-        while not running.done():
-            live.update(frame(scene), refresh=True)
-            await asyncio.wait([running], timeout=_REFRESH)
-
-
-async def _show_lines(console: Console, scene: Scenario, running: asyncio.Task[None]) -> None:
-    while not running.done():
-        console.print(progress_line(scene), soft_wrap=True)
-        await asyncio.wait([running], timeout=_LINE_EVERY)

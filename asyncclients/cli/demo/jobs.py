@@ -9,32 +9,30 @@ from __future__ import annotations
 import asyncio
 import csv
 import gzip
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from asyncclients import (
     DigitalOnboardingClient,
     EmmaClient,
     IntemptClient,
-    Quota,
     SessionPool,
     TotangoClient,
 )
 from asyncclients.backfill import Progress, push
-from asyncclients.cli.demo.records import ASKED_AT
+from asyncclients.cli.demo.records import ASKED_AT, DemoResult, read_record
 from asyncclients.core.client import VendorClient
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 
 Row = dict[str, str]
 OnProgress = Callable[[Progress], None] | None
-Client = TypeVar("Client", bound=VendorClient)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +40,36 @@ class DemoJob:
     """The backfill of one vendor, and the web requests with the same key.
 
     Attributes:
-        rows: a word for its rows.
+        client: of the web requests.
         expected: a key of each row.
         found: returns the keys of the rows at their destination.
         done: returns the number of rows done, as the vendor recorded it.
         run: performs the backfill, reporting its progress.
-        ask: sends one web request.
+        web: sends one web request with a client.
         every: mean seconds between web requests.
     """
 
-    vendor: VendorName
-    rows: str
-    quota: Quota
+    client: VendorClient
     expected: Sequence[str]
     found: Callable[[], list[str]]
     done: Callable[[], int]
     run: Callable[[OnProgress], Awaitable[object]]
-    ask: Callable[[], Awaitable[object]]
+    web: Callable[[Any], Awaitable[object]]
     every: float
+
+    @property
+    def vendor(self) -> VendorName:
+        """The name of the vendor."""
+        return cast("VendorName", self.client.vendor.name)
+
+    def ask(self) -> Awaitable[object]:
+        """Send one web request, with a header by which the vendor records when it was made."""
+        asked_at = str(asyncio.get_running_loop().time())
+        return self.web(self.client.with_options(headers={ASKED_AT: asked_at}))
+
+    def record(self, sandbox: Sandbox, now: float) -> DemoResult:
+        """Return the figures that *sandbox* has recorded until the loop time *now*."""
+        return read_record(sandbox, self.vendor, self.client.vendor.quotas[0], now)
 
     async def work(self, progress: OnProgress) -> None:
         """Run the backfill, and send web requests until it ends."""
@@ -87,21 +97,32 @@ async def send_at_random(ask: Callable[[], Awaitable[object]], every: float) -> 
         await asyncio.gather(*sent)
 
 
-def asked_now(client: Client) -> Client:
-    """Return *client* with a header by which the vendor records the time of the request."""
-    return client.with_options(headers={ASKED_AT: str(asyncio.get_running_loop().time())})
-
-
-def data_rows(name: str, limit: int | None = None) -> list[Row]:
-    """Return the first *limit* rows of a data file, by default all."""
-    with gzip.open(_data() / f"{name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
+def data_rows(name: str, limit: int) -> list[Row]:
+    """Return the first *limit* rows of a data file."""
+    installed = Path(__file__).parents[1] / "data"
+    checkout = Path(__file__).parents[3] / "examples" / "data"
+    folder = installed if installed.is_dir() else checkout
+    with gzip.open(folder / f"{name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return list(islice(csv.DictReader(file), limit))
 
 
-def _data() -> Path:
-    installed = Path(__file__).parents[1] / "data"
-    checkout = Path(__file__).parents[3] / "examples" / "data"
-    return installed if installed.is_dir() else checkout
+def _push_job(
+    client: VendorClient,
+    folder: Path,
+    rows: Sequence[Row],
+    target: Callable[[Any], Awaitable[Any]],
+    *,
+    map: Callable[[Row], dict[str, Any]] | dict[str, str] | None = None,  # noqa: A002 - as push's
+    found: Callable[[], list[str]],
+    **fields: Any,
+) -> DemoJob:
+    """Return the push of *rows* to *target*; *found* returns the keys of the rows that arrived."""
+
+    async def run(progress: OnProgress) -> None:
+        state = folder / f"{client.vendor.name}.state"
+        await push(rows, target, map=map, state=state, progress=progress)
+
+    return DemoJob(client=client, found=found, done=lambda: len(found()), run=run, **fields)
 
 
 def totango_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> DemoJob:
@@ -114,23 +135,15 @@ def totango_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -
         title = f"{quake['title']} ({quake['id']})"
         return {"account_id": quake["net"], "content": title, "create_date": int(quake["time_ms"])}
 
-    async def run(progress: OnProgress) -> None:
-        state = folder / "totango.state"
-        target = client.touchpoints.create
-        await push(quakes, target, map=touchpoint, state=state, progress=progress)
-
-    def ask() -> Awaitable[object]:
-        return asked_now(client).touchpoint_types.list()
-
-    return DemoJob(
-        vendor="totango",
-        rows="touchpoints",
-        quota=client.vendor.quotas[0],
+    return _push_job(
+        client,
+        folder,
+        quakes,
+        client.touchpoints.create,
+        map=touchpoint,
         expected=[touchpoint(quake)["content"] for quake in quakes],
         found=lambda: [str(each["content"]) for each in touchpoints.values()],
-        done=lambda: len(touchpoints),
-        run=run,
-        ask=ask,
+        web=lambda client: client.touchpoint_types.list(),
         every=3.0,
     )
 
@@ -138,7 +151,7 @@ def totango_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -
 def emma_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> DemoJob:
     """Return the push of *count* earthquakes as touchpoints, ten in a call."""
     client = EmmaClient.from_env(pool, sandbox.environ)
-    touchpoints = sandbox.state("emma").touchpoints
+    touchpoints: dict[Any, Any] = sandbox.state("emma").touchpoints
     quakes = data_rows("earthquakes", count)
 
     def touchpoint(quake: Row) -> dict[str, Any]:
@@ -149,30 +162,23 @@ def emma_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> D
             "attributes": {"id": quake["id"]},
         }
 
-    async def run(progress: OnProgress) -> None:
-        await client.touchpoint_types.create("earthquake", "Earthquake")
-        state = folder / "emma.state"
-        target = client.touchpoints.create
-        await push(quakes, target, map=touchpoint, state=state, progress=progress)
-
-    def found() -> list[str]:
-        stored = cast("Iterable[Any]", touchpoints.values())
-        return [touchpoint["attributes"]["id"] for touchpoint in stored]
-
-    def ask() -> Awaitable[object]:
-        return asked_now(client).touchpoint_types.list()
-
-    return DemoJob(
-        vendor="emma",
-        rows="touchpoints",
-        quota=client.vendor.quotas[0],
+    job = _push_job(
+        client,
+        folder,
+        quakes,
+        client.touchpoints.create,
+        map=touchpoint,
         expected=[quake["id"] for quake in quakes],
-        found=found,
-        done=lambda: len(touchpoints),
-        run=run,
-        ask=ask,
+        found=lambda: [each["attributes"]["id"] for each in touchpoints.values()],
+        web=lambda client: client.touchpoint_types.list(),
         every=1.5,
     )
+
+    async def run(progress: OnProgress) -> None:
+        await client.touchpoint_types.create("earthquake", "Earthquake")
+        await job.run(progress)
+
+    return replace(job, run=run)
 
 
 def intempt_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> DemoJob:
@@ -180,24 +186,14 @@ def intempt_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -
     client = IntemptClient.from_env(pool, sandbox.environ)
     collection = sandbox.state("intempt").add_collection("frequencies", "id")
     frequencies = data_rows("airport-frequencies", count)
-
-    async def run(progress: OnProgress) -> None:
-        state = folder / "intempt.state"
-        target = partial(client.collections.insert, str(collection.id))
-        await push(frequencies, target, state=state, progress=progress)
-
-    def ask() -> Awaitable[object]:
-        return asked_now(client).info()
-
-    return DemoJob(
-        vendor="intempt",
-        rows="frequencies",
-        quota=client.vendor.quotas[0],
+    return _push_job(
+        client,
+        folder,
+        frequencies,
+        partial(client.collections.insert, str(collection.id)),
         expected=[frequency["id"] for frequency in frequencies],
         found=lambda: list(collection.items),
-        done=lambda: len(collection.items),
-        run=run,
-        ask=ask,
+        web=lambda client: client.info(),
         every=1.0,
     )
 
@@ -209,24 +205,14 @@ def digital_onboarding_job(
     client = DigitalOnboardingClient.from_env(pool, sandbox.environ)
     contacts = sandbox.state("digital_onboarding").contacts
     airports = data_rows("airports-us", count)
-    fields = {"iata": "unique_id", "name": "name_last", "latitude": "", "longitude": ""}
-
-    async def run(progress: OnProgress) -> None:
-        state = folder / "digital_onboarding.state"
-        target = client.contacts.upsert
-        await push(airports, target, map=fields, state=state, progress=progress)
-
-    def ask() -> Awaitable[object]:
-        return asked_now(client).templates.list()
-
-    return DemoJob(
-        vendor="digital_onboarding",
-        rows="contacts",
-        quota=client.vendor.quotas[0],
+    return _push_job(
+        client,
+        folder,
+        airports,
+        client.contacts.upsert,
+        map={"iata": "unique_id", "name": "name_last", "latitude": "", "longitude": ""},
         expected=[airport["iata"] for airport in airports],
         found=lambda: list(contacts),
-        done=lambda: len(contacts),
-        run=run,
-        ask=ask,
+        web=lambda client: client.templates.list(),
         every=1.0,
     )

@@ -31,11 +31,10 @@ class NaiveClient:
         self._session = session
         self._semaphore = asyncio.Semaphore(_CONCURRENCY)
 
-    async def pull(self) -> list[Any]:
-        """Return all contacts."""
+    async def pull(self) -> None:
+        """Read all contacts."""
         first = await self._page(1)
-        others = await asyncio.gather(*map(self._page, range(2, first["last_page"] + 1)))
-        return [contact for page in (first, *others) for contact in page["data"]]
+        await asyncio.gather(*map(self._page, range(2, first["last_page"] + 1)))
 
     async def _page(self, number: int) -> Any:
         async with self._semaphore:

@@ -6,20 +6,20 @@ import asyncio
 import csv
 import os
 import sys
-from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import aiohttp
+import msgspec
 
 from asyncclients import IntouchClient, SessionPool
 from asyncclients.backfill import Progress
 from asyncclients.cli.demo.jobs import (
     DemoJob,
     OnProgress,
-    asked_now,
     digital_onboarding_job,
     emma_job,
     intempt_job,
@@ -27,7 +27,7 @@ from asyncclients.cli.demo.jobs import (
     totango_job,
 )
 from asyncclients.cli.demo.naive import NaiveClient
-from asyncclients.cli.demo.records import Record, duplicated, lost, pages_served, read_record
+from asyncclients.cli.demo.records import DemoResult, duplicated, lost, pages_served
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 
@@ -73,27 +73,41 @@ class Backfill:
             ChildProcessError: the command failed.
         """
         loop = asyncio.get_running_loop()
-        async with self._started() as process:
-            await self._watch(process, self._total // 3, progress)
-            self._check(process.returncode, None)
-            process.kill()
-            await process.wait()
-        self.pid, self.rows_before, self.killed_at = process.pid, self.done(), loop.time()
+        self.pid = await self._pull(progress, self._total // 3)
+        self.rows_before, self.killed_at = self.done(), loop.time()
         await asyncio.sleep(_PAUSE)
         self.resumed_at = loop.time()
-        async with self._started() as process:
-            await self._watch(process, None, progress)
-            self._check(process.returncode, 0)
+        await self._pull(progress)
 
-    async def _watch(self, process: Process, rows: int | None, progress: OnProgress) -> None:
-        """Report the progress until *process* has ended, or the vendor has sent *rows*."""
-        started_at = asyncio.get_running_loop().time()
-        done_before = self.done()
-        while process.returncode is None and (rows is None or self.done() < rows):
-            await asyncio.sleep(_POLL)
-            if progress is not None:
-                seconds = asyncio.get_running_loop().time() - started_at
-                progress(self._progress((self.done() - done_before) / seconds))
+    async def _pull(self, progress: OnProgress, rows: int | None = None) -> int:
+        """Run the command, and kill it when the vendor has sent *rows*; return its process id."""
+        with (self._folder / "messages.txt").open("ab") as messages:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "asyncclients", *PULL),
+                cwd=self._folder,
+                env={**os.environ, **self._sandbox.environ},
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                stderr=messages,
+            )
+        loop = asyncio.get_running_loop()
+        started_at, done_before = loop.time(), self.done()
+        try:
+            while process.returncode is None and (rows is None or self.done() < rows):
+                await asyncio.sleep(_POLL)
+                if progress is not None:
+                    rate = (self.done() - done_before) / (loop.time() - started_at)
+                    progress(self._progress(rate))
+            if process.returncode != (0 if rows is None else None):
+                text = (self._folder / "messages.txt").read_text(errors="replace")
+                last = text.strip().rpartition("\n")[2]
+                code = process.returncode
+                raise ChildProcessError(f"asyncclients pull ended with exit code {code}: {last}")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return process.pid
 
     def _progress(self, rate: float) -> Progress:
         remaining = self._total - self.done()
@@ -109,31 +123,6 @@ class Backfill:
             eta=remaining / rate if rate else None,
             limited_by_quota=remaining > 0,
         )
-
-    @asynccontextmanager
-    async def _started(self) -> AsyncGenerator[Process]:
-        """Run the command; it does not outlive the block."""
-        with (self._folder / "messages.txt").open("ab") as messages:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "asyncclients", *PULL),
-                cwd=self._folder,
-                env={**os.environ, **self._sandbox.environ},
-                stdin=DEVNULL,
-                stdout=DEVNULL,
-                stderr=messages,
-            )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-
-    def _check(self, code: int | None, expected: int | None) -> None:
-        if code != expected:
-            messages = (self._folder / "messages.txt").read_text(errors="replace")
-            last = messages.strip().rpartition("\n")[2]
-            raise ChildProcessError(f"asyncclients pull ended with exit code {code}: {last}")
 
     def done(self) -> int:
         """Return the number of rows that the vendor has sent."""
@@ -180,7 +169,7 @@ class Scenario:
         try:
             async with asyncio.TaskGroup() as group:
                 for job in self.jobs:
-                    progress = watch(f"{job.vendor}: {job.rows}") if watch else None
+                    progress = watch(job.vendor) if watch else None
                     group.create_task(job.work(progress))
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
@@ -204,28 +193,39 @@ class Scenario:
         """Return the seconds from the start to the loop time *at*, by default until now."""
         return (self.now if at is None else at) - self._started_at
 
-    def record(self, job: DemoJob) -> Record:
-        """Return what the vendor of *job* recorded."""
-        return read_record(self.sandbox, job.vendor, job.quota, self.now)
+    def record(self, job: DemoJob) -> DemoResult:
+        """Return what the vendor of *job* recorded, without its rows."""
+        return job.record(self.sandbox, self.now)
 
-    def naive_record(self) -> Record:
+    def naive_record(self) -> DemoResult:
         """Return what the naive client's vendor recorded."""
-        return read_record(self._naive.sandbox, "intouch", self.jobs[0].quota, self.now)
+        record = self.jobs[0].record(self._naive.sandbox, self.now)
+        return msgspec.structs.replace(record, vendor="naive")
 
     def naive_done(self) -> int:
         """Return the number of rows that the naive client has read."""
         return min(PAGE * pages_served(self._naive.sandbox), len(self.jobs[0].expected))
 
+    def results(self) -> list[DemoResult]:
+        """Return the figures of each vendor, then those of the naive client."""
+        found: list[DemoResult] = []
+        for job in self.jobs:
+            rows = job.found()
+            missing, twice = lost(job.expected, rows), duplicated(job.expected, rows)
+            record = self.record(job)
+            found.append(msgspec.structs.replace(record, lost=missing, duplicated=twice))
+        return [*found, self.naive_record()]
+
     def broken_promises(self) -> list[str]:
         """Return a text for each vendor and promise that was not kept."""
         found: list[str] = []
-        for job in self.jobs:
+        for result in self.results()[:-1]:
             counts = {
-                "requests rejected": self.record(job).rejected,
-                "rows lost": lost(job.expected, job.found()),
-                "rows duplicated": duplicated(job.expected, job.found()),
+                "requests rejected": result.rejected,
+                "rows lost": result.lost,
+                "rows duplicated": result.duplicated,
             }
-            found += [f"{job.vendor}: {count} {what}" for what, count in counts.items() if count]
+            found += [f"{result.vendor}: {count} {what}" for what, count in counts.items() if count]
         return found
 
 
@@ -260,20 +260,13 @@ async def open_scenario(*, fast: bool) -> AsyncGenerator[Scenario]:
 
 def _intouch_job(sandbox: Sandbox, shared: SessionPool, backfill: Backfill) -> DemoJob:
     """Return *backfill* with web requests of this process: both use the store of *shared*."""
-    client = IntouchClient.from_env(shared, sandbox.environ)
     uuids = list(sandbox.state("intouch").contacts)
-
-    def ask() -> Awaitable[object]:
-        return asked_now(client).contacts.get(uuids[0])
-
     return DemoJob(
-        vendor="intouch",
-        rows="contacts",
-        quota=client.vendor.quotas[0],
+        client=IntouchClient.from_env(shared, sandbox.environ),
         expected=uuids,
         found=backfill.found,
         done=backfill.done,
         run=backfill.run,
-        ask=ask,
+        web=lambda client: client.contacts.get(uuids[0]),
         every=2.5,
     )

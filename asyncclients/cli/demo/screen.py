@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from asyncclients.cli.demo.records import DemoResult, Record, Waits, duplicated, lost
+from asyncclients.cli.demo.records import DemoResult
 from asyncclients.cli.demo.scenario import PULL, SHARE, Scenario
 
 
@@ -22,17 +22,17 @@ def frame(scene: Scenario) -> RenderableType:
         _line(""),
         _line(f"$ asyncclients {' '.join(PULL)}", "cyan"),
         _bar("intouch", intouch.done(), len(intouch.expected), _counts(record)),
-        _line(f"  web requests, same key: {_waits(record.waits)}"),
+        _line(f"  web requests, same key: {_waits(record)}"),
         _line(f"  {kill_text(scene)}", "yellow"),
         _line("The same by a naive client: aiohttp, semaphore, Retry-After", "cyan"),
         _bar("naive client", scene.naive_done(), len(intouch.expected), _counts(naive)),
-        _line(f"  web requests, same key: {_waits(naive.waits)}"),
+        _line(f"  web requests, same key: {_waits(naive)}"),
         _line(""),
         _line("Meanwhile, a push and web requests for each other vendor", "cyan"),
     ]
     for job in others:
-        waits = scene.record(job).waits
-        note = f"web p50 {_time(waits.percentile(0.5))}" if waits.answered else ""
+        found = scene.record(job)
+        note = f"web p50 {_time(found.wait_p50)}" if found.web_requests else ""
         lines.append(_bar(job.vendor, job.done(), len(job.expected), note))
     return Group(*lines)
 
@@ -52,16 +52,16 @@ def _bar(name: str, done: int, total: int, note: str) -> Table:
     return grid
 
 
-def _counts(record: Record) -> str:
+def _counts(record: DemoResult) -> str:
     return f"{record.calls} calls, {record.rejected} 429s"
 
 
-def _waits(waits: Waits) -> str:
-    if not (waits.answered or waits.waiting):
+def _waits(record: DemoResult) -> str:
+    if not (record.web_requests or record.waiting):
         return "none yet"
-    waiting = f"{len(waits.waiting)} waiting, " if waits.waiting else ""
-    p50, p99 = (_time(waits.percentile(share)) for share in (0.5, 0.99))
-    return f"{len(waits.answered)} sent, {waiting}p50 {p50}, p99 {p99}"
+    waiting = f"{record.waiting} waiting, " if record.waiting else ""
+    p50, p99 = _time(record.wait_p50), _time(record.wait_p99)
+    return f"{record.web_requests} sent, {waiting}p50 {p50}, p99 {p99}"
 
 
 def _time(seconds: float) -> str:
@@ -89,23 +89,20 @@ def progress_line(scene: Scenario) -> str:
 def closing(scene: Scenario) -> RenderableType:
     """Return the table of the vendors' records."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    for name in (
-        "\nvendor",
-        "\ncalls",
-        "\n429s",
-        "\nquota",
-        "web\np50",
-        "web\np99",
-        "rows\nlost",
-        "rows\ntwice",
-    ):
+    names = "\nvendor,\ncalls,\n429s,\nquota,web\np50,web\np99,rows\nlost,rows\ntwice"
+    for name in names.split(","):
         table.add_column(name, justify="right" if table.columns else "left", no_wrap=True)
-    *ours, naive = found = results(scene)
+    *ours, naive = found = scene.results()
     for each in found:
-        rows = ("" if count is None else f"{count}" for count in (each.lost, each.duplicated))
-        style = "dim" if each is naive else None
         table.add_row(
-            each.vendor.replace("naive", "naive client"), *_cells(each), *rows, style=style
+            each.vendor.replace("naive", "naive client"),
+            f"{each.calls}",
+            f"{each.rejected}",
+            f"{each.quota_share:.0%}",
+            _time(each.wait_p50),
+            _time(each.wait_p99),
+            *("" if count is None else f"{count}" for count in (each.lost, each.duplicated)),
+            style="dim" if each is naive else None,
         )
     waited, naively = _time(ours[0].wait_total), _time(naive.wait_total)
     return Group(
@@ -117,32 +114,3 @@ def closing(scene: Scenario) -> RenderableType:
             f"Cost: with --share {SHARE} the backfill leaves half of intouch's quota to them."
         ),
     )
-
-
-def results(scene: Scenario) -> list[DemoResult]:
-    """Return the figures of each vendor, then those of the naive client."""
-    found: list[DemoResult] = []
-    for job in scene.jobs:
-        rows = job.found()
-        counts = lost(job.expected, rows), duplicated(job.expected, rows)
-        found.append(_result(job.vendor, scene.record(job), *counts))
-    return [*found, _result("naive", scene.naive_record(), None, None)]
-
-
-def _result(vendor: str, record: Record, missing: int | None, twice: int | None) -> DemoResult:
-    return DemoResult(
-        vendor=vendor,
-        calls=record.calls,
-        rejected=record.rejected,
-        quota_share=record.quota_share,
-        wait_p50=record.waits.percentile(0.5),
-        wait_p99=record.waits.percentile(0.99),
-        wait_total=record.waits.total,
-        lost=missing,
-        duplicated=twice,
-    )
-
-
-def _cells(found: DemoResult) -> list[str]:
-    waits = _time(found.wait_p50), _time(found.wait_p99)
-    return [f"{found.calls}", f"{found.rejected}", f"{found.quota_share:.0%}", *waits]
