@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.resources import files
 from itertools import chain
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from aiohttp import web
 
 from asyncclients.arguments import check_count
-from asyncclients.backfill.report import Progress
 from asyncclients.base_url import is_loopback
 from asyncclients.core.events import Callback
 from asyncclients.errors import ConfigurationError
@@ -33,6 +33,7 @@ from asyncclients.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from asyncclients.backfill.report import Progress
     from asyncclients.core.pool import SessionPool
     from asyncclients.core.scope import ScopeStats
     from asyncclients.middleware import QuotaMiddleware
@@ -50,48 +51,19 @@ _HEADERS = {
 }
 
 
-class QuotaBar(msgspec.Struct, frozen=True, kw_only=True):
-    """One quota of a scope: *held* of *limit* slots are in use."""
-
-    quota: str
-    limit: int
-    held: int
-
-
-class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One scope on the page, with the field names of `ScopeStats`; the page groups by vendor.
-
-    *control* says what an operator has set: who, since when, and until when. *paused_by* is the
-    operator who paused it; empty if it was the vendor.
-    """
-
-    name: str
-    vendor: str
-    gauges: tuple[QuotaBar, ...]
-    queued: dict[str, int]
-    in_flight: int
-    sent: int
-    sent_background: int
-    rejected: int
-    paused_for: float
-    paused_by: str
-    external_rate: float
-    token_refreshes: int
-    control: str
-
-
-class JobRow(Progress, frozen=True, kw_only=True):
-    """The progress of one job on the page."""
-
-    name: str
+_SHOWN = (
+    *("vendor", "queued", "in_flight", "sent", "sent_background", "rejected", "paused_for"),
+    *("external_rate", "token_refreshes"),
+)
+"""The fields of `ScopeStats` on the page."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """The content of the page, *at* seconds after the first sample."""
 
     at: float
-    scopes: tuple[ScopeRow, ...]
-    jobs: tuple[JobRow, ...]
+    scopes: Sequence[dict[str, Any]]
+    jobs: Sequence[dict[str, Any]]
 
 
 class Monitor:
@@ -178,11 +150,11 @@ class Monitor:
 
     def sample(self, at: float) -> Sample:
         """Return the content of the page, *at* seconds after the first sample."""
-        jobs = tuple(
-            JobRow(name=name, **msgspec.structs.asdict(state)) for name, state in self.jobs.items()
-        )
+        jobs = [
+            {"name": name, **msgspec.structs.asdict(state)} for name, state in self.jobs.items()
+        ]
         stats = chain.from_iterable(pool.stats() for pool in self._pools)
-        return Sample(at=at, scopes=tuple(_scope_rows(stats)), jobs=jobs)
+        return Sample(at=at, scopes=list(_scope_rows(stats)), jobs=jobs)
 
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()
@@ -236,28 +208,19 @@ class Monitor:
             raise web.HTTPForbidden(text="this page is only served to its own machine\n")
 
 
-def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
+def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[dict[str, Any]]:
     names: Counter[str] = Counter()
     for scope in stats:
         names[scope.vendor] += 1
         nth = names[scope.vendor]
-        yield ScopeRow(
-            name=scope.vendor if nth == 1 else f"{scope.vendor} {nth}",
-            vendor=scope.vendor,
-            gauges=tuple(
-                QuotaBar(quota=str(quota), limit=quota.limit, held=held)
+        by_operator = (scope.operator_pause, scope.operator_quotas)
+        yield {
+            **{name: getattr(scope, name) for name in _SHOWN},
+            "name": scope.vendor if nth == 1 else f"{scope.vendor} {nth}",
+            "gauges": [
+                {"quota": str(quota), "limit": quota.limit, "held": held}
                 for quota, held in zip(scope.quotas, scope.holds, strict=True)
-            ),
-            queued=scope.queued,
-            in_flight=scope.in_flight,
-            sent=scope.sent,
-            sent_background=scope.sent_background,
-            rejected=scope.rejected,
-            paused_for=scope.paused_for,
-            paused_by=scope.operator_pause.by if scope.operator_pause else "",
-            external_rate=scope.external_rate,
-            token_refreshes=scope.token_refreshes,
-            control="; ".join(
-                str(each) for each in (scope.operator_pause, scope.operator_quotas) if each
-            ),
-        )
+            ],
+            "paused_by": scope.operator_pause.by if scope.operator_pause else "",
+            "control": "; ".join(str(each) for each in by_operator if each),
+        }

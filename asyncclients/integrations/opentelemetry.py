@@ -26,6 +26,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -52,28 +54,31 @@ if TYPE_CHECKING:
 
     Stats = tuple[ScopeStats, ...]
     Read = Callable[[], Stats]
-    Sample = tuple[dict[str, str], float]
+    Value = Callable[[ScopeStats], float]
+    Total = Callable[[Iterable[float]], float]
 
 _SCOPE = "asyncclients"
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 _DURATIONS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 """Histogram buckets of the conventions, in seconds."""
 _WAITS = [0.001, 0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800]
+_READ_TIMEOUT = 0.5
+"""Seconds that an exporter's thread waits for the loop."""
+_VENDOR = "asyncclients.vendor"
 _WITHOUT_TEMPLATE = "request"
 """The operation of `client.request()`: its path is any text, so it is not a label."""
 
 
+@dataclass(slots=True)
 class _Call:
     """An active call: its span, and that of its current attempt."""
 
-    __slots__ = ("attempt", "attempt_labels", "labels", "sent_at", "span", "started")
-
-    def __init__(self, started: CallStarted, span: Span) -> None:
-        self.started, self.span = started, span
-        self.attempt: Span | None = None
-        self.sent_at = 0.0
-        self.labels = _labels(started)
-        self.attempt_labels = _attempt_labels(started)
+    span: Span
+    method: str
+    labels: dict[str, str]
+    attempt_labels: dict[str, str | int]
+    attempt: Span | None = None
+    sent_at: float = 0.0
 
 
 class OpenTelemetryListener:
@@ -129,9 +134,9 @@ class OpenTelemetryListener:
             handler(event)
 
     def _call_started(self, event: CallStarted) -> None:
-        name = f"{event.vendor}.{event.operation}"
-        span = self._tracer.start_span(name, attributes=_labels(event))
-        self._calls[event.call] = _Call(event, span)
+        labels = {_VENDOR: event.vendor, "asyncclients.operation": event.operation}
+        span = self._tracer.start_span(f"{event.vendor}.{event.operation}", attributes=labels)
+        self._calls[event.call] = _Call(span, event.method, labels, _attempt_labels(event))
 
     def _attempt_started(self, event: AttemptStarted) -> None:
         call = self._calls.get(event.call)
@@ -139,17 +144,12 @@ class OpenTelemetryListener:
             return
         call.span.add_event("asyncclients.permit", {"asyncclients.wait": event.waited})
         self._wait.record(event.waited, call.labels)
-        template = call.attempt_labels.get("url.template")
-        method = call.started.method
-        attributes: dict[str, str | int] = dict(call.attempt_labels)
+        attributes = dict(call.attempt_labels)
         if event.attempt > 1:
             attributes["http.request.resend_count"] = event.attempt - 1
-        call.attempt = self._tracer.start_span(
-            f"{method} {template}" if template else method,
-            trace.set_span_in_context(call.span),
-            SpanKind.CLIENT,
-            attributes,
-        )
+        name = f"{call.method} {attributes.get('url.template', '')}".rstrip()
+        parent = trace.set_span_in_context(call.span)
+        call.attempt = self._tracer.start_span(name, parent, SpanKind.CLIENT, attributes)
         call.sent_at = asyncio.get_running_loop().time()
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
@@ -187,24 +187,20 @@ class OpenTelemetryListener:
         _end(call.span, event.error)
 
     def _token_refreshed(self, event: TokenRefreshed) -> None:
-        labels = {"asyncclients.vendor": event.vendor}
+        labels = {_VENDOR: event.vendor}
         if event.error is not None:
             labels["error.type"] = event.error
         self._refreshes.add(1, labels)
 
     def _paused(self, event: ScopePaused) -> None:
         if not event.by:
-            self._rate_limited.add(1, {"asyncclients.vendor": event.vendor})
-
-
-def _labels(event: CallStarted) -> dict[str, str]:
-    return {"asyncclients.vendor": event.vendor, "asyncclients.operation": event.operation}
+            self._rate_limited.add(1, {_VENDOR: event.vendor})
 
 
 def _attempt_labels(event: CallStarted) -> dict[str, str | int]:
     origin = urlsplit(event.origin)
     labels: dict[str, str | int] = {
-        "asyncclients.vendor": event.vendor,
+        _VENDOR: event.vendor,
         "http.request.method": event.method,
         "server.address": origin.hostname or "",
         "server.port": origin.port or (443 if origin.scheme == "https" else 80),
@@ -220,20 +216,17 @@ def _end(span: Span, error: str | None) -> None:
     span.end()
 
 
-_READ_TIMEOUT = 0.5
-"""Seconds that an exporter's thread waits for the loop."""
-_VENDOR = "asyncclients.vendor"
-_PRIORITY = "asyncclients.priority"
-
-
 class Gauges:
     """Observable gauges of all added pools."""
 
     def __init__(self, meter: Meter) -> None:
         self._pools: dict[Read, asyncio.AbstractEventLoop] = {}
-        for name, unit, words, measure in _GAUGES:
-            callbacks = [self._callback(measure)]
-            meter.create_observable_gauge(f"asyncclients.{name}", callbacks, unit, words)
+        for name, unit, words, value, total in _GAUGES:
+            callback = partial(self._observe, value, total)
+            meter.create_observable_gauge(f"asyncclients.{name}", [callback], unit, words)
+        words = "Calls that wait for a permit"
+        queued = [self._observe_queues]
+        meter.create_observable_gauge("asyncclients.queue.depth", queued, "{call}", words)
 
     def add(self, stats: Read) -> None:
         """Add the pool with *stats*, which belongs to the running loop."""
@@ -243,13 +236,21 @@ class Gauges:
         """Remove the pool with *stats*."""
         self._pools.pop(stats, None)
 
-    def _callback(
-        self, measure: Callable[[Stats], Iterator[Sample]]
-    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(value, labels) for labels, value in measure(self._read())]
+    def _observe(self, value: Value, total: Total, _: CallbackOptions) -> Iterator[Observation]:
+        """Yield the *total* of *value* for each vendor."""
+        stats = self._read()
+        for vendor in dict.fromkeys(scope.vendor for scope in stats):
+            values = (value(scope) for scope in stats if scope.vendor == vendor)
+            yield Observation(total(values), {_VENDOR: vendor})
 
-        return observe
+    def _observe_queues(self, _: CallbackOptions) -> Iterator[Observation]:
+        totals: Counter[tuple[str, str]] = Counter()
+        for scope in self._read():
+            for priority, waiting in scope.queued.items():
+                totals[scope.vendor, priority] += waiting
+        for (vendor, priority), waiting in totals.items():
+            labels = {_VENDOR: vendor, "asyncclients.priority": priority}
+            yield Observation(waiting, labels)
 
     def _read(self) -> Stats:
         found: list[ScopeStats] = []
@@ -283,54 +284,13 @@ def _read_in(loop: asyncio.AbstractEventLoop, stats: Read) -> Stats:
         return ()
 
 
-def _by_vendor(
-    value: Callable[[ScopeStats], float], total: Callable[[Iterable[float]], float] = sum
-) -> Callable[[Stats], Iterator[Sample]]:
-    """Return a function from statistics to the *total* of *value* for each vendor."""
-
-    def measure(stats: Stats) -> Iterator[Sample]:
-        for vendor in dict.fromkeys(scope.vendor for scope in stats):
-            values = (value(scope) for scope in stats if scope.vendor == vendor)
-            yield {_VENDOR: vendor}, total(values)
-
-    return measure
-
-
-def _queued(stats: Stats) -> Iterator[Sample]:
-    totals: Counter[tuple[str, str]] = Counter()
-    for scope in stats:
-        for priority, waiting in scope.queued.items():
-            totals[scope.vendor, priority] += waiting
-    for (vendor, priority), waiting in totals.items():
-        yield {_VENDOR: vendor, _PRIORITY: priority}, waiting
-
-
-_GAUGES: list[tuple[str, str, str, Callable[[Stats], Iterator[Sample]]]] = [
-    ("queue.depth", "{call}", "Calls that wait for a permit", _queued),
-    ("in_flight", "{request}", "Requests in flight", _by_vendor(lambda scope: scope.in_flight)),
-    (
-        "slots.held",
-        "{slot}",
-        "Used slots of the fullest quota",
-        _by_vendor(lambda scope: scope.held),
-    ),
-    (
-        "quota.use",
-        "{share}",
-        "Used share of the scarcest quota",
-        _by_vendor(lambda scope: scope.quota_use, max),
-    ),
-    (
-        "pause",
-        "s",
-        "Time until the vendor's pause ends",
-        _by_vendor(lambda scope: scope.paused_for, max),
-    ),
-    (
-        "external.rate",
-        "{call}/s",
-        "Calls of other clients on the same quota",
-        _by_vendor(lambda scope: scope.external_rate),
-    ),
+_SLOTS, _USE = "Used slots of the fullest quota", "Used share of the scarcest quota"
+_EXTERNAL = "Calls of other clients on the same quota"
+_GAUGES: list[tuple[str, str, str, Value, Total]] = [
+    ("in_flight", "{request}", "Requests in flight", lambda scope: scope.in_flight, sum),
+    ("slots.held", "{slot}", _SLOTS, lambda scope: scope.held, sum),
+    ("quota.use", "{share}", _USE, lambda scope: scope.quota_use, max),
+    ("pause", "s", "Time until the vendor's pause ends", lambda scope: scope.paused_for, max),
+    ("external.rate", "{call}/s", _EXTERNAL, lambda scope: scope.external_rate, sum),
 ]
-"""Name, unit, description and value of each gauge."""
+"""Name, unit, description and value of each gauge, and how those of a vendor's scopes add up."""

@@ -90,7 +90,7 @@ async def test_monitor_shows_a_quota_middleware() -> None:
     ):
         await session.get(server.url)
         (row,) = monitor.sample(0.0).scopes
-    assert (row.vendor, row.sent) == ("127.0.0.1", 1)
+    assert (row["vendor"], row["sent"]) == ("127.0.0.1", 1)
 
 
 async def test_import_loads_no_monitor() -> None:

@@ -309,8 +309,8 @@ async def test_control_outlives_the_processes(store: Store) -> None:
             assert paused.by == "ann"
             assert paused.seconds == pytest.approx(600, abs=10)
             (row,) = Monitor(pool).sample(0.0).scopes
-            assert row.control == f"{shown.operator_pause}; {shown.operator_quotas}"
-            assert [bar.quota for bar in row.gauges] == ["3 per 1 s"]
+            assert row["control"] == f"{shown.operator_pause}; {shown.operator_quotas}"
+            assert [bar["quota"] for bar in row["gauges"]] == ["3 per 1 s"]
             assert not call.done()
             assert len(sandbox.requests("intouch")) == 1
             await control.resume("intouch")
