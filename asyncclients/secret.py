@@ -29,11 +29,7 @@ _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 class Secret:
-    """Wraps *value*, a non-empty string, or a function that returns one.
-
-    Attributes:
-        reveal: returns the value.
-    """
+    """Wraps *value*, a non-empty string, or a function that returns one; `reveal` returns it."""
 
     __slots__ = ("reveal",)
 

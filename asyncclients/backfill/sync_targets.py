@@ -27,7 +27,7 @@ from asyncclients.backfill.state.sync_state import Item
 from asyncclients.core.call import config_of
 from asyncclients.core.codec import to_plain
 from asyncclients.core.endpoint import endpoint_of
-from asyncclients.core.sync_target import sync_target_of
+from asyncclients.core.vendor import sync_target_of
 from asyncclients.errors import ConfigurationError
 from asyncclients.paging import Paginator
 

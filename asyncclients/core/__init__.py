@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from asyncclients.core.endpoint import Send as Send
     from asyncclients.core.endpoint import endpoint_of as endpoint_of
     from asyncclients.core.endpoint import operation as operation
-    from asyncclients.core.sync_target import sync_target_of as sync_target_of
     from asyncclients.core.vendor import ResponseKind as ResponseKind
     from asyncclients.core.vendor import Vendor as Vendor
     from asyncclients.core.vendor import classify_response as classify_response
+    from asyncclients.core.vendor import sync_target_of as sync_target_of
 else:
     from asyncclients.lazy import lazy
 
@@ -36,7 +36,6 @@ else:
             "client": "VendorClient",
             "constraints": "AnyOf Constraint choice text",
             "endpoint": "Endpoint Request Resource Response Send endpoint_of operation",
-            "sync_target": "sync_target_of",
-            "vendor": "ResponseKind Vendor classify_response",
+            "vendor": "ResponseKind Vendor classify_response sync_target_of",
         },
     )

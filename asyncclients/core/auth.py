@@ -43,8 +43,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     """A credential, as it is sent in a header.
 
     Attributes:
-        header: name of the header.
-        value: value of the header, with its prefix.
+        value: of the header, with its prefix.
         secrets: every secret in it, to redact in responses.
         token_path: path of the token endpoint, relative to the base URL, if the credential is
             sent only there (OAuth 2.0 client credentials, RFC 6749 §4.4); None to send it with
@@ -64,11 +63,9 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """An access token, or the current value of a credential that rotates.
 
     Attributes:
-        value: the token itself.
         authorization: value of the header.
         expires_at: loop time of its expiry; it is not used later.
         refresh_at: loop time to request a new one; this one is used until that arrives.
-        header: name of the header.
         parts: other secrets in it.
     """
 
@@ -101,11 +98,7 @@ def api_key(header: str, key: Secret, *, prefix: str = "") -> Login:
 
 
 def basic(user: Secret, password: Secret) -> Login:
-    """Return an HTTP Basic login, RFC 7617.
-
-    Raises:
-        ConfigurationError: for a colon in *user*.
-    """
+    """Return an HTTP Basic login, RFC 7617; raises `ConfigurationError` for a colon in *user*."""
     if ":" in str(user.reveal()):
         raise ConfigurationError(
             "the user name for HTTP Basic contains a colon, where servers split it from the "

@@ -234,12 +234,7 @@ def _described(hint: Any) -> str:
 
 @lru_cache(maxsize=512)
 def form_of(cls: type[msgspec.Struct], strict: bool) -> Any:
-    """Return the form of a struct; `Any` if msgspec cannot have one.
-
-    Args:
-        cls: type of the struct.
-        strict: whether values must keep the constraints.
-    """
+    """Return the form of a struct, with its constraints if *strict*; `Any` if there can be none."""
     try:
         hints = get_type_hints(cls, include_extras=True)
         return msgspec.defstruct(

@@ -393,11 +393,7 @@ class SessionPool(ScopePool):
 def check_parts(
     *, session: Any = None, limits: Any = None, tokens: Any = None, listeners: Any = ()
 ) -> None:
-    """Check that each part has its methods. Errors show types only: a URL may hold a password.
-
-    Raises:
-        ConfigurationError: naming the argument.
-    """
+    """Check that each part has its methods. Errors show types only: a URL may hold a password."""
     parts = (
         ("session", session, ("request",), "session=aiohttp.ClientSession()"),
         ("limits", limits, ("open",), "limits=RedisLimits(url) or limits=FileLimits(path)"),

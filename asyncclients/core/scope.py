@@ -109,11 +109,7 @@ class Scope(Channel):
         self._closing = asyncio.Event()
 
     def open(self) -> aiohttp.ClientSession:
-        """Return the session, opened at first use inside the running loop.
-
-        Raises:
-            ClientClosedError: after `aclose`.
-        """
+        """Return the session, opened at first use; raises `ClientClosedError` after `aclose`."""
         self._check_open()
         if self._borrowed is not None:
             self.session = self._borrowed
@@ -168,11 +164,7 @@ class Scope(Channel):
         return shares_quota or self.scheduler.is_idle(now)
 
     async def pause(self, seconds: float) -> None:
-        """Sleep for *seconds*.
-
-        Raises:
-            ClientClosedError: as soon as the scope is closed.
-        """
+        """Sleep for *seconds*; raises `ClientClosedError` as soon as the scope is closed."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._closing.wait()

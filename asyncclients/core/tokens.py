@@ -133,27 +133,20 @@ class TokenCache:
         return task
 
     async def get(self, now: float) -> Token:
-        """Return a token that is valid at *now*.
-
-        Raises:
-            TokenError: the request for one failed.
-        """
+        """Return a token that is valid at *now*, or raise the `TokenError` of the request for one."""
         token = self.current(now)
         if token is not None:
             return token
         if self._task is None and self._failure is not None and now < self._failed_until:
             raise self._failure.with_facts()
         task = self._task or self._start()
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if not task.cancelled() or (caller is not None and caller.cancelling()):
-                raise
-        raise ClientClosedError(
-            "the pool was closed while an access token was requested",
-            advice="Close the pool after its last call",
-        )
+        await asyncio.wait((task,))  # a cancelled caller does not cancel the task
+        if task.cancelled():
+            raise ClientClosedError(
+                "the pool was closed while an access token was requested",
+                advice="Close the pool after its last call",
+            )
+        return task.result()
 
     async def invalidate(self, token: Token) -> None:
         """Drop *token*, which the vendor rejected, unless it has been replaced already."""
@@ -226,8 +219,8 @@ class TokenSource:
     at most once. If the vendor rejects a credential that rotates, it is read again.
 
     Args:
-        send_as: returns what sends as a login, with HTTP Basic; see `TOKEN_RETRY`,
-            `TOKEN_TIMEOUT` and `TOKEN_OPTIONS`.
+        send_as: returns what sends as a login, with `TOKEN_RETRY`, `TOKEN_TIMEOUT` and
+            `TOKEN_OPTIONS`.
         login: the credential.
         path: of the token endpoint.
         vendor: name of the vendor.
@@ -250,12 +243,7 @@ class TokenSource:
         )
 
     async def fetch(self) -> Token:
-        """Return a new token.
-
-        Raises:
-            TokenRejectedError: the vendor does not accept this client.
-            TokenEndpointError: there was no usable response.
-        """
+        """Return a new token; raises `TokenRejectedError` or `TokenEndpointError`."""
         try:
             token = await self._request_renewed()
         except TokenError as failure:
@@ -344,8 +332,7 @@ def _as_token(login: Login) -> Token:
 async def renewed(login: Login, vendor: str) -> Login:
     """Return *login* with the current credential, which is read in a thread.
 
-    Raises:
-        TokenEndpointError: it cannot be read or cannot be sent.
+    Raises `TokenEndpointError` if it cannot be read or cannot be sent.
     """
     assert login.renew is not None
     try:
@@ -385,12 +372,7 @@ class CallToken:
         self.used: Token | None = None
 
     async def ensure(self) -> None:
-        """Get a token before the attempt.
-
-        Raises:
-            TokenError: the request for one failed.
-            DeadlineExceededError: the call's deadline came first.
-        """
+        """Get a token before the attempt, or raise `TokenError` or `DeadlineExceededError`."""
         now, deadline_at = asyncio.get_running_loop().time(), self._deadline_at
         self.used = self._cache.current(now)
         if self.used is not None:

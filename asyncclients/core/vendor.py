@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import singledispatch
 from typing import Any
 
 import msgspec
@@ -120,3 +121,14 @@ def field_errors(body: bytes) -> dict[str, Any] | list[Any] | None:
     """Return the `errors` of a 422 body, as Laravel and Phoenix write them."""
     errors: dict[str, Any] | list[Any] | None = (read_object(body) or {}).get("errors")
     return errors if isinstance(errors, (dict, list)) else None
+
+
+@singledispatch
+def sync_target_of(resource: Any) -> Any:
+    """Return the target of a sync for *resource*; an object without a registered one is its own.
+
+    A resource such as `intouch.contacts` has the operations of the vendor's manual. What a sync
+    needs besides them (which field is the key, how an item is found by it, what its id is) is in
+    the target, which the vendor's package registers here.
+    """
+    return resource

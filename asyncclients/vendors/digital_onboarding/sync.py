@@ -6,7 +6,7 @@ delete one. A create and an update are the same idempotent call.
 
 from __future__ import annotations
 
-from asyncclients.core.sync_target import sync_target_of
+from asyncclients.core.vendor import sync_target_of
 from asyncclients.vendors.digital_onboarding.client import Contacts
 from asyncclients.vendors.digital_onboarding.models import Contact, NewContact
 

@@ -6,7 +6,7 @@ also deletes all its touchpoints.
 
 from __future__ import annotations
 
-from asyncclients.core.sync_target import sync_target_of
+from asyncclients.core.vendor import sync_target_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.vendors.emma.client import LIST_TYPES, TouchpointTypes
 from asyncclients.vendors.emma.models import NewType, TouchpointType

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Generic, TypeVar
 
 from asyncclients.core.codec import from_plain, to_plain
-from asyncclients.core.sync_target import sync_target_of
+from asyncclients.core.vendor import sync_target_of
 from asyncclients.paging import Paginator
 from asyncclients.vendors.intouch.client import Contacts, Hierarchies, Tags
 from asyncclients.vendors.intouch.models import (

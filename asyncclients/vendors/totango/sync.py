@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from asyncclients.core.codec import encode, from_plain, to_plain
-from asyncclients.core.sync_target import sync_target_of
+from asyncclients.core.vendor import sync_target_of
 from asyncclients.errors import AsyncClientsError
 from asyncclients.vendors.totango.client import Touchpoints
 from asyncclients.vendors.totango.models import Event, NewTouchpoint, TouchpointUpdate
