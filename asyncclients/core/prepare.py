@@ -25,7 +25,6 @@ T = TypeVar("T")
 JSON = "application/json"
 GET_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON}))
 """The headers of a request without a body and headers of its own."""
-NO_HEADERS = CIMultiDictProxy(CIMultiDict[str]())
 _JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}))
 _FORM_HEADERS = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})

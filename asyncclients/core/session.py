@@ -67,7 +67,9 @@ async def reuse_clean_connections(
 
 class _Connector(aiohttp.TCPConnector):
     def _get(self, key: Any, traces: Any) -> Any:
-        _drop_dirty_connections(self, key)
+        idle: Any = getattr(self, "_conns", {}).get(key)
+        if idle and idle[0][0].should_close:
+            _drop_dirty_connections(self, key)
         return super()._get(key, traces)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:

@@ -29,7 +29,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 from asyncclients.core.auth import Header
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
 from asyncclients.core.network import classify_network_failure, never_sent
-from asyncclients.core.prepare import GET_HEADERS, JSON, NO_HEADERS, PreparedRequest
+from asyncclients.core.prepare import GET_HEADERS, JSON, PreparedRequest
 from asyncclients.core.retry import RetryState
 from asyncclients.core.session import CONNECT_TIMEOUT, NO_TIMEOUT
 from asyncclients.core.tokens import TOKEN_EXPIRED
@@ -237,25 +237,15 @@ class Attempt(TimedTask, eq=False):
         # The deadline includes the time in the queue; the timeout starts with the permit.
         deadline_at = self.permit_request.deadline_at
         deadline = None if deadline_at == math.inf else loop.call_at(deadline_at, self.expire)
-        has_time = deadline is None and self.timeout >= _LONG_TIMEOUT
+        middlewares = (*channel.outer, self, *channel.inner) if channel.inner else (self,)
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
             send: SendRequest = session.request
-            if channel.network:  # unpacking an empty mapping would cost as much as the permit
-                send = partial(session.request, **channel.network)
+            if arguments := self._arguments():
+                send = partial(session.request, **arguments)
             response = await send(
-                request.method,
-                request.url,
-                # Without headers of its own, a request is spared two copies of them.
-                headers=NO_HEADERS if request.headers is GET_HEADERS else request.headers,
-                data=self._payload(),
-                middlewares=(*channel.outer, self, *channel.inner),
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-                skip_auto_headers=None if request.has_content_type else _SKIP_AUTO_HEADERS,
-                timeout=NO_TIMEOUT if has_time else self._connect_timeout(),
+                request.method, request.url, allow_redirects=False, middlewares=middlewares
             )
             content = self._buffered_body(response, session, max_bytes)
             if content is None:
@@ -329,17 +319,37 @@ class Attempt(TimedTask, eq=False):
         if hdrs.COOKIE in headers and hdrs.COOKIE not in own:
             del headers[hdrs.COOKIE]
 
-    def _payload(self) -> Any:
-        """Return the body for aiohttp, a large one as a file, which is written in pieces."""
-        body = self.prepared.body
-        if body is None or isinstance(body, bytes):
-            return io.BytesIO(body) if body and len(body) > _LARGE_BODY else body
-        return _StreamedBody(body, self.on_progress)
-
     def on_progress(self) -> None:
         """Restart the timeout: a piece of a streamed body was sent."""
         if self.task is not None:
             self.channel.timeouts.schedule(self, self.channel.scheduler.loop.time() + self.timeout)
+
+    def _arguments(self) -> dict[str, Any] | None:
+        """Return the arguments of aiohttp's `request`; None if the defaults of our session do.
+
+        Each argument costs 500 instructions on its way through aiohttp.
+        """
+        request, channel = self.prepared, self.channel
+        has_time = self.timeout >= _LONG_TIMEOUT and self.permit_request.deadline_at == math.inf
+        timeout = NO_TIMEOUT if has_time else self._connect_timeout()
+        is_plain = request.headers is GET_HEADERS and request.has_content_type
+        if is_plain and has_time and not (channel.inner or channel.network):
+            return None  # `__call__` adds the header
+        found: dict[str, Any] = {**channel.network}
+        if timeout is not NO_TIMEOUT or channel.inner:
+            found["timeout"] = timeout
+        if channel.inner:
+            found["raise_for_status"], found["auto_decompress"] = False, True
+        if not request.has_content_type:
+            found["skip_auto_headers"] = _SKIP_AUTO_HEADERS
+        if request.headers is not GET_HEADERS:
+            found["headers"], found["data"] = request.headers, request.body
+            if isinstance(request.body, bytes):
+                if len(request.body) > _LARGE_BODY:
+                    found["data"] = io.BytesIO(request.body)  # which is written in pieces
+            elif request.body is not None:
+                found["data"] = _StreamedBody(request.body, self.on_progress)
+        return found
 
     def _connect_timeout(self) -> aiohttp.ClientTimeout:
         """Give up connecting before the attempt expires: it is then known that nothing was sent."""
@@ -356,12 +366,13 @@ class Attempt(TimedTask, eq=False):
     ) -> bytes | None:
         """Return the body if all of it arrived with the headers, as small ones do; else None."""
         stream, sent = response.content, self.prepared.body
-        if stream.at_eof():
-            return None  # empty, or read by a middleware of a borrowed session
-        if session.trace_configs or not (sent is None or isinstance(sent, bytes)):
-            # aiohttp's own `read` calls the traces, and stops writing a streamed body.
+        if not stream.is_eof() or stream.total_bytes > max_bytes:
             return None
-        return stream.read_nowait() if stream.is_eof() and stream.total_bytes <= max_bytes else None
+        if not (sent is None or isinstance(sent, bytes)):
+            return None  # aiohttp's own `read` stops writing a streamed body
+        if self.channel.inner and session.trace_configs:
+            return None  # and calls the traces of a borrowed session
+        return stream.read_nowait() or None  # empty, or read by a middleware of such a session
 
     def _outcome_of(
         self, failure: BaseException, session: aiohttp.ClientSession
