@@ -16,7 +16,7 @@ from aiohttp.payload import BytesPayload
 from asyncclients.core.network import NoTunnelError, never_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from aiohttp.client_middlewares import ClientMiddlewareType
     from aiohttp.client_proto import ResponseHandler
@@ -70,7 +70,7 @@ class _Connector(aiohttp.TCPConnector):
         idle: Any = getattr(self, "_conns", {}).get(key)
         if idle and idle[0][0].should_close:
             _drop_dirty_connections(self, key)
-        return super()._get(key, traces)
+        return aiohttp.TCPConnector._get(self, key, traces)  # `super()` costs a Python call more
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
         try:
@@ -109,25 +109,28 @@ class EagerBodyRequest(aiohttp.ClientRequest):
 
     if sys.version_info < (3, 12):
 
-        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        def send(self, conn: Connection) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
             """Send the request; write a small body together with the headers."""
             body: Any = getattr(self, "_body", None)
-            protocol = conn.protocol
             # `isinstance` would call `ABCMeta.__instancecheck__`, which is Python code.
-            special = type(body) is not BytesPayload or (body.size or 0) > _SMALL_BODY
-            if not special:
+            if type(body) is BytesPayload and (body.size or 0) <= _SMALL_BODY:
                 try:
-                    special = bool(self._traces or self._continue or self.chunked or self.proxy)
+                    special = self._traces or self._continue or self.chunked or self.proxy
                     _ = self._timer, self._session, body._value  # pyright: ignore[reportPrivateUsage]
                 except AttributeError:
                     special = True  # this release of aiohttp has other private names
-            if special or protocol is None or protocol.writing_paused:
-                return await super().send(conn)
+                protocol = conn.protocol
+                if not (special or protocol is None or protocol.writing_paused):
+                    return self._send_at_once(protocol, body._value)  # pyright: ignore[reportPrivateUsage]
+            return super().send(conn)
+
+        async def _send_at_once(
+            self, protocol: ResponseHandler, content: bytes
+        ) -> aiohttp.ClientResponse:
             writer = StreamWriter(protocol, self.loop)
             line = f"{self.method} {self.url.raw_path_qs} HTTP/1.1"
             await writer.write_headers(line, self.headers)
-            # The public way to read a payload is a coroutine.
-            await writer.write_eof(body._value)  # pyright: ignore[reportPrivateUsage]
+            await writer.write_eof(content)
             protocol.start_timeout()
             response = self.response_class(
                 self.method,

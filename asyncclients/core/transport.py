@@ -50,7 +50,6 @@ from asyncclients.ratelimit.timer import TICK
 
 if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientMiddlewareType
-    from multidict import CIMultiDict
     from yarl import URL
 
 
@@ -233,7 +232,8 @@ class Attempt(TimedTask, eq=False):
         # Without the loop as an argument it would be looked up: a system call on Python 3.11.
         self.task = task = asyncio.current_task(loop)
         assert task is not None
-        self.cancelling = task.cancelling()
+        if cancelling := task.cancelling():
+            self.cancelling = cancelling
         # The deadline includes the time in the queue; the timeout starts with the permit.
         deadline_at = self.permit_request.deadline_at
         deadline = None if deadline_at == math.inf else loop.call_at(deadline_at, self.expire)
@@ -263,7 +263,8 @@ class Attempt(TimedTask, eq=False):
                 deadline.cancel()
             if self.permit is not None:
                 channel.scheduler.on_done()
-            self.stop_with = None
+            if self.stop_with is not None:
+                self.stop_with = None
         response = None  # it holds the request, and the traceback of an exception this frame
         if isinstance(outcome, BaseException):
             raise outcome from None
@@ -274,7 +275,7 @@ class Attempt(TimedTask, eq=False):
     ) -> aiohttp.ClientResponse:
         if self.stop_with is not None:
             raise self.stop_with  # aiohttp resends by itself
-        scheduler = self.channel.scheduler
+        channel, scheduler = self.channel, self.channel.scheduler
         if self.permit is not None:
             self.permit = None  # a middleware of a borrowed session sends the request again
             scheduler.on_done()
@@ -283,12 +284,23 @@ class Attempt(TimedTask, eq=False):
         if permit is None:
             permit = await scheduler.acquire(self.permit_request)
         self.permit = permit
-        self.channel.timeouts.schedule(self, permit.sent_at + self.timeout)
+        channel.timeouts.schedule(self, permit.sent_at + self.timeout)
         is_sent = False
         try:
             if self.before_send is not None and (pending := self.before_send()) is not None:
                 await pending
-            self._add_credential(request.headers)
+            credential = self.credential
+            if callable(credential):
+                credential = credential(scheduler.loop.time())
+                if credential is None:
+                    raise _EndError(TOKEN_EXPIRED)  # noqa: TRY301 - handled as a failure
+            headers, own = request.headers, self.prepared.headers
+            if credential is not None:
+                headers[credential[0]] = credential[1].reveal()
+            if own is GET_HEADERS:
+                headers[hdrs.ACCEPT] = JSON
+            if hdrs.COOKIE in headers and hdrs.COOKIE not in own:
+                del headers[hdrs.COOKIE]  # a borrowed session added it
             if self.on_sent is not None:
                 self.on_sent(permit.sent_at - asked_at)
             self.sent = is_sent = True
@@ -303,21 +315,6 @@ class Attempt(TimedTask, eq=False):
             raise
         scheduler.on_response(permit, parse_rate_limit_headers(response.status, response.headers))
         return response
-
-    def _add_credential(self, headers: CIMultiDict[str]) -> None:
-        """Add the credential header; drop cookies that a borrowed session adds."""
-        credential = self.credential
-        if callable(credential):
-            credential = credential(self.channel.scheduler.loop.time())
-            if credential is None:
-                raise _EndError(TOKEN_EXPIRED)
-        if credential is not None:
-            headers[credential[0]] = credential[1].reveal()
-        own = self.prepared.headers
-        if own is GET_HEADERS:
-            headers[hdrs.ACCEPT] = JSON
-        if hdrs.COOKIE in headers and hdrs.COOKIE not in own:
-            del headers[hdrs.COOKIE]
 
     def on_progress(self) -> None:
         """Restart the timeout: a piece of a streamed body was sent."""
