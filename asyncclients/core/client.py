@@ -9,9 +9,24 @@ import os
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from inspect import iscoroutinefunction
+from inspect import Parameter, Signature, iscoroutinefunction, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack, cast, overload
+from types import MethodType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 import msgspec
 
@@ -27,16 +42,19 @@ from asyncclients.core.prepare import RAW_OPERATION, raw_request
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Demand, Quota, check_quotas
-from asyncclients.secret import Environment, FilePath, RotatingSecret, Secret
+from asyncclients.secret import Environment, FilePath, RotatingSecret, Secret, sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from asyncclients.core.auth import Login
     from asyncclients.core.endpoint import Send
     from asyncclients.core.scope import ScopeStats
 
 T = TypeVar("T")
+C = TypeVar("C")
+C_co = TypeVar("C_co", covariant=True)
+P = ParamSpec("P")
 
 
 class RequestFields(TypedDict, total=False):
@@ -48,6 +66,56 @@ class RequestFields(TypedDict, total=False):
     headers: Mapping[str, str] | None
     idempotent: bool | None
     cost: int
+
+
+class EnvironmentFactory(Protocol[P, C_co]):
+    """The type of `from_env`: the parameters of a constructor, and an environment."""
+
+    def __call__(
+        self,
+        pool: SessionPool,
+        environ: Mapping[str, str] | None = None,
+        *_: P.args,
+        **given: P.kwargs,
+    ) -> C_co: ...
+
+
+class FromEnvironment(Generic[P]):
+    """Makes `from_env` of a client from its constructor: `from_env = FromEnvironment(__init__)`.
+
+    Python and type checkers then see exactly the keywords of the constructor. Each is optional.
+    """
+
+    def __init__(self, init: Callable[Concatenate[Any, SessionPool, P], None]) -> None:
+        del init  # for type checkers; a subclass has a constructor of its own
+
+    def __get__(self, instance: object, owner: type[C]) -> EnvironmentFactory[P, C]:
+        own, pool, *others = signature(owner.__init__).parameters.values()
+        environ = pool.replace(name="environ", default=None, annotation="Mapping[str, str] | None")
+        keywords = [p.replace(default=None) for p in others if p.kind is Parameter.KEYWORD_ONLY]
+        shown = Signature([own.replace(name="cls"), pool, environ, *keywords])
+
+        def from_env(
+            cls: type[VendorClient],
+            pool: SessionPool,
+            environ: Mapping[str, str] | None = None,
+            **given: Any,
+        ) -> VendorClient:
+            """Create a client from the variables of its vendor; the vendor's page has their names.
+
+            An argument replaces its variable. *environ* replaces the environment of the process.
+
+            Raises:
+                ConfigurationError: naming each variable that is missing.
+            """
+            variables, environ, given = Environment(environ), None, _sealed(cls.vendor, given)
+            shown.bind(cls, pool, **given)  # raises TypeError for an unknown keyword
+            given = {name: value for name, value in given.items() if value is not None}
+            check_pool(pool)
+            return cls(pool, **_read_environment(cls, variables, given), **given)
+
+        vars(from_env).update(__signature__=shown)
+        return cast("EnvironmentFactory[P, C]", MethodType(from_env, owner))
 
 
 class VendorClient:
@@ -113,45 +181,7 @@ class VendorClient:
         if (named := self._named(own)) != own:
             configure(named)
 
-    @classmethod
-    def from_env(
-        cls,
-        pool: SessionPool,
-        environ: Mapping[str, str] | None = None,
-        *,
-        base_url: str | Secret | None = None,
-        quotas: Sequence[Quota] | None = None,
-        max_in_flight: int | None = None,
-        quota_key: str | None = None,
-    ) -> Self:
-        """Return a client from environment variables; the vendor's page has their names.
-
-        An argument replaces its variable.
-
-        Raises:
-            ConfigurationError: naming each variable that is missing.
-        """
-        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
-        return cls._from_env(
-            pool,
-            variables,
-            base_url=base_url,
-            quotas=quotas,
-            max_in_flight=max_in_flight,
-            quota_key=quota_key,
-        )
-
-    @classmethod
-    def _from_env(cls, pool: SessionPool, variables: Environment, **arguments: object) -> Self:
-        """Call the constructor with those *arguments* that are not None, and with *variables*."""
-        check_pool(pool)
-        if not variables.is_mapping:
-            raise ConfigurationError(
-                "environ must be a mapping from names of variables to values",
-                advice="Leave it out for the environment of the process, os.environ",
-            )
-        given: dict[str, Any] = {n: value for n, value in arguments.items() if value is not None}
-        return cls(pool, **_read_environment(cls, variables, given), **given)
+    from_env: FromEnvironment[...] = FromEnvironment(__init__)
 
     def _configure(self, config: ClientConfig) -> None:
         self._config = config
@@ -364,10 +394,21 @@ def _read_file(argument: str, path: FilePath) -> Secret:
     )
 
 
+def _sealed(vendor: Vendor, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments *given*, with secrets for credentials."""
+    sealed_ones = {name: sealed(given[name]) for name in vendor.environment if name in given}
+    return {**given, **sealed_ones, "base_url": wrap_userinfo(given.get("base_url"))}
+
+
 def _read_environment(
     cls: type[VendorClient], environ: Environment, given: Collection[str]
 ) -> dict[str, Any]:
     """Return constructor arguments from the variables of *cls*, except those *given*."""
+    if not environ.is_mapping:
+        raise ConfigurationError(
+            "environ must be a mapping from names of variables to values",
+            advice="Leave it out for the environment of the process, os.environ",
+        )
     vendor, found = cls.vendor, dict[str, Any]()
     missing: list[str] = []
     for argument, name in vendor.environment.items():

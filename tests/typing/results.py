@@ -67,6 +67,7 @@ async def lists_are_of_their_items(api: IntouchClient) -> None:
 async def clients_stay_themselves(pool: SessionPool, api: IntouchClient) -> None:
     assert_type(IntouchClient.from_env(pool), IntouchClient)
     assert_type(IntouchClient.from_env(pool, {}, api_key="k", quotas=[]), IntouchClient)
+    assert_type(IntouchClient.from_env(pool, environ={}), IntouchClient)
     assert_type(TotangoClient.from_env(pool, region="eu", max_in_flight=2), TotangoClient)
     assert_type(EmmaClient.from_env(pool, account_id=1, private_key="k"), EmmaClient)
     assert_type(IntemptClient.from_env(pool, org="o", base_url="https://x.org"), IntemptClient)

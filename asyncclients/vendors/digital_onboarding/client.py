@@ -6,19 +6,18 @@ distinguished by the shape of the body.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Self
+from collections.abc import Iterable, Sequence
 
 from msgspec import UNSET
 
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import client_credentials
-from asyncclients.core.client import VendorClient, check_pool, read_credential
+from asyncclients.core.client import FromEnvironment, VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
+from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.vendors.digital_onboarding.models import (
     BatchResult,
     Contact,
@@ -190,42 +189,7 @@ class DigitalOnboardingClient(VendorClient):
             quota_key=quota_key,
         )
 
-    @classmethod
-    def from_env(
-        cls,
-        pool: SessionPool,
-        environ: Mapping[str, str] | None = None,
-        *,
-        client_id: CredentialSource | None = None,
-        client_id_file: FilePath | None = None,
-        client_secret: CredentialSource | None = None,
-        client_secret_file: FilePath | None = None,
-        base_url: str | Secret | None = None,
-        quotas: Sequence[Quota] | None = None,
-        max_in_flight: int | None = None,
-        quota_key: str | None = None,
-    ) -> Self:
-        """Create a client from the variables DIGITAL_ONBOARDING_*.
-
-        An argument overrides its variable.
-
-        Raises:
-            ConfigurationError: a variable is missing; the error names it.
-        """
-        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
-        client_id, client_secret = sealed(client_id), sealed(client_secret)
-        return cls._from_env(
-            pool,
-            variables,
-            client_id=client_id,
-            client_id_file=client_id_file,
-            client_secret=client_secret,
-            client_secret_file=client_secret_file,
-            base_url=base_url,
-            quotas=quotas,
-            max_in_flight=max_in_flight,
-            quota_key=quota_key,
-        )
+    from_env = FromEnvironment(__init__)
 
     def _add_resources(self, send: Send) -> None:
         self.contacts = Contacts(send)

@@ -7,20 +7,20 @@ another list, `touchpoints/members`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
 from itertools import islice
 from types import NoneType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import basic
-from asyncclients.core.client import VendorClient, check_pool, read_credential
+from asyncclients.core.client import FromEnvironment, VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
+from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.vendors.emma.models import (
     CreatedTouchpoints,
     NewTouchpoint,
@@ -255,7 +255,7 @@ class EmmaClient(VendorClient):
         self,
         pool: SessionPool,
         *,
-        account_id: str | int | Secret,
+        account_id: str | int | Secret | None = None,
         public_key: CredentialSource | None = None,
         public_key_file: FilePath | None = None,
         private_key: CredentialSource | None = None,
@@ -280,42 +280,7 @@ class EmmaClient(VendorClient):
             quota_key=quota_key,
         )
 
-    @classmethod
-    def from_env(
-        cls,
-        pool: SessionPool,
-        environ: Mapping[str, str] | None = None,
-        *,
-        account_id: str | int | Secret | None = None,
-        public_key: CredentialSource | None = None,
-        public_key_file: FilePath | None = None,
-        private_key: CredentialSource | None = None,
-        private_key_file: FilePath | None = None,
-        base_url: str | Secret | None = None,
-        quotas: Sequence[Quota] | None = None,
-        max_in_flight: int | None = None,
-        quota_key: str | None = None,
-    ) -> Self:
-        """Create a client from the variables EMMA_*; an argument overrides its variable.
-
-        Raises:
-            ConfigurationError: a variable is missing; the error names it.
-        """
-        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
-        public_key, private_key = sealed(public_key), sealed(private_key)
-        return cls._from_env(
-            pool,
-            variables,
-            account_id=account_id,
-            public_key=public_key,
-            public_key_file=public_key_file,
-            private_key=private_key,
-            private_key_file=private_key_file,
-            base_url=base_url,
-            quotas=quotas,
-            max_in_flight=max_in_flight,
-            quota_key=quota_key,
-        )
+    from_env = FromEnvironment(__init__)
 
     def _account_name(self) -> str:
         return self._account_id
@@ -325,7 +290,7 @@ class EmmaClient(VendorClient):
         self.touchpoints = Touchpoints(send, self._account_id)
 
 
-def _account(account_id: str | int | Secret) -> str:
+def _account(account_id: str | int | Secret | None) -> str:
     """Return the account's id, one segment of each path."""
     value: Any = account_id.reveal() if isinstance(account_id, Secret) else account_id
     problem = f"must be a number or text, not {shown(value)}"

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient, check_pool, read_credential
+from asyncclients.core.client import FromEnvironment, VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
+from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.uploads import Progress, Source, Uploader, UploadReceipt, open_content
 from asyncclients.vendors.intempt.models import (
     DataItem,
@@ -264,7 +264,7 @@ class IntemptClient(VendorClient):
         *,
         api_key: CredentialSource | None = None,
         api_key_file: FilePath | None = None,
-        org: str | Secret,
+        org: str | Secret | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
@@ -283,38 +283,7 @@ class IntemptClient(VendorClient):
             quota_key=quota_key,
         )
 
-    @classmethod
-    def from_env(
-        cls,
-        pool: SessionPool,
-        environ: Mapping[str, str] | None = None,
-        *,
-        api_key: CredentialSource | None = None,
-        api_key_file: FilePath | None = None,
-        org: str | Secret | None = None,
-        base_url: str | Secret | None = None,
-        quotas: Sequence[Quota] | None = None,
-        max_in_flight: int | None = None,
-        quota_key: str | None = None,
-    ) -> Self:
-        """Create a client from the variables INTEMPT_*; an argument overrides its variable.
-
-        Raises:
-            ConfigurationError: a variable is missing; the error names it.
-        """
-        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
-        api_key = sealed(api_key)
-        return cls._from_env(
-            pool,
-            variables,
-            api_key=api_key,
-            api_key_file=api_key_file,
-            org=org,
-            base_url=base_url,
-            quotas=quotas,
-            max_in_flight=max_in_flight,
-            quota_key=quota_key,
-        )
+    from_env = FromEnvironment(__init__)
 
     def _account_name(self) -> str:
         return self.org
@@ -333,8 +302,8 @@ class IntemptClient(VendorClient):
         return await self._send(INFO.request())
 
 
-def _check_org(org: str | Secret) -> str:
-    org = read_credential(INTEMPT, "org", Secret(org)).reveal()
+def _check_org(org: str | Secret | None) -> str:
+    org = read_credential(INTEMPT, "org", sealed(org)).reveal()
     try:
         encode_segment(org, "org")
     except ValueError as bad:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET
@@ -17,13 +17,13 @@ from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.call import check_given
-from asyncclients.core.client import VendorClient, check_pool, read_credential
+from asyncclients.core.client import FromEnvironment, VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
+from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.vendors.intouch.models import (
     Contact,
     ContactQuery,
@@ -408,36 +408,7 @@ class IntouchClient(VendorClient):
             quota_key=quota_key,
         )
 
-    @classmethod
-    def from_env(
-        cls,
-        pool: SessionPool,
-        environ: Mapping[str, str] | None = None,
-        *,
-        api_key: CredentialSource | None = None,
-        api_key_file: FilePath | None = None,
-        base_url: str | Secret | None = None,
-        quotas: Sequence[Quota] | None = None,
-        max_in_flight: int | None = None,
-        quota_key: str | None = None,
-    ) -> Self:
-        """Create a client from the variables INTOUCH_*; an argument overrides its variable.
-
-        Raises:
-            ConfigurationError: a variable is missing; the error names it.
-        """
-        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
-        api_key = sealed(api_key)
-        return cls._from_env(
-            pool,
-            variables,
-            api_key=api_key,
-            api_key_file=api_key_file,
-            base_url=base_url,
-            quotas=quotas,
-            max_in_flight=max_in_flight,
-            quota_key=quota_key,
-        )
+    from_env = FromEnvironment(__init__)
 
     def _add_resources(self, send: Send) -> None:
         self.tags = Tags(send)

@@ -11,20 +11,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient, check_pool, read_credential
+from asyncclients.core.client import FromEnvironment, VendorClient, check_pool, read_credential
 from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.endpoint import Endpoint, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
+from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.vendors.totango.models import (
     LONGEST_CONTENT,
     CreatedTouchpoint,
@@ -246,38 +246,7 @@ class TotangoClient(VendorClient):
             quota_key=quota_key,
         )
 
-    @classmethod
-    def from_env(
-        cls,
-        pool: SessionPool,
-        environ: Mapping[str, str] | None = None,
-        *,
-        app_token: CredentialSource | None = None,
-        app_token_file: FilePath | None = None,
-        region: Literal["us", "eu"] | None = None,
-        base_url: str | Secret | None = None,
-        quotas: Sequence[Quota] | None = None,
-        max_in_flight: int | None = None,
-        quota_key: str | None = None,
-    ) -> Self:
-        """Create a client from the variables TOTANGO_*; an argument overrides its variable.
-
-        Raises:
-            ConfigurationError: a variable is missing; the error names it.
-        """
-        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
-        app_token = sealed(app_token)
-        return cls._from_env(
-            pool,
-            variables,
-            app_token=app_token,
-            app_token_file=app_token_file,
-            region=region,
-            base_url=base_url,
-            quotas=quotas,
-            max_in_flight=max_in_flight,
-            quota_key=quota_key,
-        )
+    from_env = FromEnvironment(__init__)
 
     def _add_resources(self, send: Send) -> None:
         self.touchpoints = Touchpoints(send)
