@@ -78,9 +78,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncclients.ratelimit.quota import Quota
-    from asyncclients.ratelimit.slots import Permit, SlidingWindow
-
-# --- Arrivals ----------------------------------------------------------------------
+    from asyncclients.ratelimit.slots import Permit
 
 SLACK = 0.125
 """Seconds by which the time to the server is assumed to vary, before any rejection."""
@@ -92,7 +90,7 @@ _GENERATION = 16 * _MIN_SAMPLES
 """Calls per generation of minima; the current and the previous generation count."""
 _SMOOTHING = 0.02
 """Weight of a new sample in the mean RTT, after the first 50."""
-_TAIL = 2.5
+TAIL = 2.5
 """Nearly every call is held for at most this many times the mean; latencies have long tails."""
 _MIN_RESPONSE_COST = 0.005
 """Share of the period: below this mean RTT, holding slots until the response is cheap."""
@@ -104,108 +102,22 @@ _SPACING = 0.97
 """Share of an interval to keep between arrivals; the token bucket keeps the rest."""
 
 
-class RttEstimator:
-    """The minimum and the mean round trip of accepted calls, in seconds."""
-
-    __slots__ = ("_count", "_lowest", "_previous", "_second", "mean_rtt", "min_rtt")
-
-    def __init__(self) -> None:
-        self.min_rtt = 0.0
-        self.mean_rtt = 0.0
-        self._count = 0
-        self._lowest = self._second = math.inf
-        self._previous = (math.inf, math.inf)  # the two lowest of the previous generation
-
-    def add(self, rtt: float) -> None:
-        """Record the round trip of one accepted call."""
-        self._count = count = self._count + 1
-        self.mean_rtt += (rtt - self.mean_rtt) * (1 / count if count < 50 else _SMOOTHING)
-        if rtt < self._second:
-            self._lowest, self._second = sorted((self._lowest, rtt))
-            self._estimate()
-        if not count % _MIN_SAMPLES:
-            if not count % _GENERATION:
-                self._previous = (self._lowest, self._second)
-                self._lowest = self._second = math.inf
-            self._estimate()
-
-    def _estimate(self) -> None:
-        """Set `min_rtt` one gap below the lowest sample; the gap is that to the second lowest."""
-        first, second = sorted((self._lowest, self._second, *self._previous))[:2]
-        self.min_rtt = max(0.0, first - (second - first)) if self._count >= _MIN_SAMPLES else 0.0
-
-    def arrival_before_response(self, period: float, margin_factor: float) -> float:
-        """Seconds before its response by which a call has certainly arrived."""
-        if self.mean_rtt <= _MIN_RESPONSE_COST * period:
-            return 0.0
-        return max(0.0, self.min_rtt - _MARGIN * margin_factor * (self.mean_rtt - self.min_rtt))
-
-    def assumed_arrival(self, period: float, feedback: Feedback) -> float:
-        """Seconds from send until a call is assumed to have arrived; inf: wait for the response."""
-        excess = self.mean_rtt - self.min_rtt
-        if excess <= _MIN_EXCESS_COST * period:
-            return math.inf
-        slack = SLACK * feedback.margin_factor
-        return math.inf if excess <= 2 * slack else slack * (1 - feedback.bound_relaxation)
-
-    def is_rtt_reliable(self, interval: float) -> bool:
-        """Return whether a late response means a late arrival, on the scale of *interval*."""
-        return self.mean_rtt - self.min_rtt < min(SLACK, interval / 3)
-
-    def expected_hold(self, period: float, feedback: Feedback) -> float:
-        """Expected seconds from send until the call is known or assumed to have arrived."""
-        return min(
-            self._response_based_hold(period, feedback), self.assumed_arrival(period, feedback)
-        )
-
-    def p95_hold(self, period: float, feedback: Feedback) -> float:
-        """Like `expected_hold`, but an upper bound for nearly every call instead of the mean."""
-        return min(
-            _TAIL * self._response_based_hold(period, feedback),
-            self.assumed_arrival(period, feedback),
-        )
-
-    def _response_based_hold(self, period: float, feedback: Feedback) -> float:
-        """Expected seconds from send until the response proves arrival."""
-        known = self.arrival_before_response(period, feedback.margin_factor)
-        return (self.mean_rtt - known) * (1 - feedback.bound_relaxation if known else 1)
-
-
 class ArrivalSpacing:
-    """The earliest instants at which the next call may follow the previous one.
+    """The earliest instant at which the next call may follow the previous one.
 
     Attributes:
-        sent_at: loop instant at which the previous call was sent.
-        cost: slots that it took.
         last: the previous call, while its response is awaited.
         next_at: before this instant the next call would arrive too soon after it.
     """
 
-    __slots__ = ("cost", "last", "next_at", "sent_at")
-
     def __init__(self) -> None:
-        self.sent_at = -math.inf
-        self.cost = 1
         self.last: Permit | None = None
         self.next_at = -math.inf
 
-    def next_even_at(
-        self, windows: Sequence[SlidingWindow], rtt: RttEstimator, feedback: Feedback
-    ) -> float:
-        """Return when a background call may follow, so that slots expire one at a time.
-
-        A gap of period/limit would be too short: about every second call would find its
-        slot still held, because a slot is held until its call is known to have arrived,
-        and that varies. So the gap allows for `p95_hold`.
-        """
-        gaps = ((w.period + rtt.p95_hold(w.period, feedback)) / w.limit for w in windows)
-        return self.sent_at + max(gaps, default=0.0) * self.cost
-
-    def on_sent(self, permit: Permit, interval: float, rtt: RttEstimator) -> None:
+    def on_sent(self, permit: Permit, interval: float) -> None:
         """Delay the next call until this one's response, at most by an interval and `SLACK`."""
-        if rtt.is_rtt_reliable(interval):
-            self.last = permit
-            self.next_at = permit.sent_at + _SPACING * interval + SLACK
+        self.last = permit
+        self.next_at = permit.sent_at + _SPACING * interval + SLACK
 
     def on_response(self, permit: Permit, interval: float, late: float) -> None:
         """Allow the next call; the response to *permit* exceeded the mean RTT by *late* seconds."""
@@ -224,6 +136,8 @@ _MARGIN_GROWTH_IF_BURSTS = 1.1
 _MARGIN_DECAY = 1 - 1 / 1500
 """Factor on the margins after each accepted call."""
 _MIN_MARGIN, _MAX_MARGIN = 0.7, 8.0
+QUICK_RTT = 2 * _MIN_MARGIN * SLACK
+"""Seconds. Up to this mean RTT, `assumed_arrival` is infinite."""
 _RELAX_AFTER = 1500
 """Accepted calls in a row before the arrival bounds are relaxed."""
 _RELAX_OVER = 300
@@ -244,9 +158,10 @@ _IDLE_SHARE = 0.5
 
 
 class Feedback:
-    """The corrections learned from the rejections of one scope.
+    """The round trips of the accepted calls of one scope, and the corrections after rejections.
 
     Attributes:
+        min_rtt, mean_rtt: seconds of a round trip; the minimum is 0 until it is known.
         paused_until: loop instant before which nothing is sent.
         probing: calls are sent one at a time.
         bound_relaxation: 0 if slots are held from the arrival bound, 1 if from the send.
@@ -258,27 +173,12 @@ class Feedback:
         max_pause: seconds of the longest pause.
     """
 
-    __slots__ = (
-        "_accepted_after",
-        "_baseline",
-        "_consecutive_rejections",
-        "_last_rejected",
-        "_relax_after",
-        "_rolled_back",
-        "_successes",
-        "bound_relaxation",
-        "burst_factor",
-        "interval",
-        "margin_factor",
-        "max_pause",
-        "paused_until",
-        "period",
-        "probing",
-        "rate_factor",
-    )
-
     def __init__(self, quotas: Sequence[Quota], *, may_relax: bool = True) -> None:
         self.set_quotas(quotas)
+        self.min_rtt = self.mean_rtt = 0.0
+        self._responses = 0
+        self._lowest = self._second = math.inf  # of this generation
+        self._previous = (math.inf, math.inf)  # the two lowest of the previous one
         self.paused_until = -math.inf
         self.probing = False
         self.bound_relaxation = 0.0
@@ -289,7 +189,7 @@ class Feedback:
         self._last_rejected = 0  # number of the latest call sent when a rejection arrived
         # The run of rejections that an accepted call ended, and the number of that call.
         self._rolled_back = self._accepted_after = 0
-        self._baseline = (self.rate_factor, self.burst_factor, self.margin_factor)
+        self.on_external_usage()
 
     def set_quotas(self, quotas: Sequence[Quota]) -> None:
         """Take the time scale of pauses from *quotas*."""
@@ -297,12 +197,16 @@ class Feedback:
         self.period = max((quota.period for quota in quotas), default=0.0)
         self.max_pause = max(MAX_PAUSE, 2 * self.period)
 
-    def on_accepted(self, permit: Permit | None = None) -> bool:
-        """Record an accepted call of this quota; return whether the pace changes.
+    def on_accepted(self, permit: Permit | None = None, rtt: float = 0.0) -> bool:
+        """Record an accepted call and its round trip; return whether the pace changes.
 
         *permit* is None for a call of another process.
         """
         if permit is not None:
+            self._responses = count = self._responses + 1
+            self.mean_rtt += (rtt - self.mean_rtt) * (1 / count if count < 50 else _SMOOTHING)
+            if rtt < self._second or not count % _MIN_SAMPLES:
+                self._estimate_min_rtt(rtt)
             if permit.number <= self._last_rejected:
                 return False
             if self._consecutive_rejections:
@@ -322,6 +226,44 @@ class Feedback:
         recovery = _BURST_RECOVERY if self.burst_factor < 0.4 else 5 * _BURST_RECOVERY
         self.burst_factor = min(1.0, self.burst_factor + recovery)
         return True
+
+    def _estimate_min_rtt(self, rtt: float) -> None:
+        """Set `min_rtt` one gap below the lowest sample; the gap is that to the second lowest."""
+        self._lowest, self._second = sorted((self._lowest, self._second, rtt))[:2]
+        if not self._responses % _GENERATION:
+            self._previous = (self._lowest, self._second)
+            self._lowest = self._second = math.inf
+        if self._responses >= _MIN_SAMPLES:
+            first, second = sorted((self._lowest, self._second, *self._previous))[:2]
+            self.min_rtt = max(0.0, first - (second - first))
+
+    def arrival_before_response(self, period: float) -> float:
+        """Seconds before its response by which a call has certainly arrived."""
+        if self.mean_rtt <= _MIN_RESPONSE_COST * period:
+            return 0.0
+        return max(
+            0.0, self.min_rtt - _MARGIN * self.margin_factor * (self.mean_rtt - self.min_rtt)
+        )
+
+    def assumed_arrival(self, period: float) -> float:
+        """Seconds from send until a call is assumed to have arrived; inf: wait for the response."""
+        excess, slack = self.mean_rtt - self.min_rtt, SLACK * self.margin_factor
+        if excess <= max(2 * slack, _MIN_EXCESS_COST * period):
+            return math.inf
+        return slack * (1 - self.bound_relaxation)
+
+    def expected_hold(self, period: float, tail: float = 1.0) -> float:
+        """Expected seconds from send until the call is known or assumed to have arrived.
+
+        *tail* is a factor on round trips: `TAIL` gives a bound for nearly every call.
+        """
+        known = self.arrival_before_response(period)
+        until_known = (self.mean_rtt - known) * (1 - self.bound_relaxation if known else 1)
+        return min(tail * until_known, self.assumed_arrival(period))
+
+    def is_rtt_reliable(self, interval: float) -> bool:
+        """Return whether a late response means a late arrival, on the scale of *interval*."""
+        return self.mean_rtt - self.min_rtt < min(SLACK, interval / 3)
 
     def on_rejected(
         self, now: float, permit: Permit | None, last_sent: int, *, is_unavoidable: bool = False

@@ -47,11 +47,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.adaptive import ArrivalSpacing, Feedback, RttEstimator
+from asyncclients.ratelimit.adaptive import QUICK_RTT, TAIL, ArrivalSpacing, Feedback
 from asyncclients.ratelimit.control import NO_CONTROL, Control, clock_time
 from asyncclients.ratelimit.external import ExternalUsage
 from asyncclients.ratelimit.quota import ONE, Demand, Quota
-from asyncclients.ratelimit.slots import CalendarWindow, Permit, SlidingWindow, Taken, TokenBucket
+from asyncclients.ratelimit.slots import CalendarWindow, Permit, SlidingWindow, Taken, Window
 from asyncclients.ratelimit.timer import system_time
 
 if TYPE_CHECKING:
@@ -60,8 +60,6 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.headers import RateLimitInfo
 
 
-_BURST_LEVEL = 1.01
-"""Bucket level above which a call follows another one faster than the rate."""
 _MAX_DEMANDS = 1024
 """Demands remembered before those that hold no slot are forgotten."""
 _LONG_DELAY = 60.0
@@ -157,30 +155,6 @@ class Limiter:
         ConfigurationError: for any other *admission* or *cold_start*.
     """
 
-    __slots__ = (
-        "_calendars",
-        "_equal",
-        "_exact",
-        "_first_after_pause",
-        "_in_flight",
-        "_kinds",
-        "_obeys_pause",
-        "_ordinary",
-        "_pairs",
-        "_plans",
-        "_probe",
-        "_rtt",
-        "_sent",
-        "_sliding",
-        "_spacing",
-        "_windows",
-        "by_operation",
-        "external",
-        "feedback",
-        "quotas",
-        "wall_time",
-    )
-
     def __init__(
         self,
         quotas: Sequence[Quota],
@@ -195,22 +169,19 @@ class Limiter:
         self.quotas: tuple[Quota, ...] = ()
         self._exact, self.wall_time = admission == "exact", wall_time
         # The counters of each quota and share of one, by group and quota.
-        self._sliding: dict[tuple[str, Quota], tuple[SlidingWindow, TokenBucket]] = {}
-        self._calendars: dict[tuple[str, Quota], CalendarWindow] = {}
-        self._rtt = RttEstimator()
+        self._counters: dict[tuple[str, Quota], Window] = {}
         self.feedback = Feedback((), may_relax=not self._exact)
         self.external = ExternalUsage(self.feedback)
-        self._sent = 0
+        self._latest = Permit(0, -math.inf)
         self._in_flight = 0
+        self._was_paused = False
         self._probe: Permit | None = None
         self._obeys_pause = False  # since the last call, a pause that the vendor asked for
         self._spacing = ArrivalSpacing()
         self._set_quotas(quotas, now)
         if cold_start == "full":
-            for window, _ in self._sliding.values():
-                window.expiries = [now + window.period] * window.limit
-            for calendar in self._calendars.values():
-                calendar.hold(now, calendar.limit)
+            for window in self._counters.values():
+                window.fill(now)
 
     def _set_quotas(self, quotas: Iterable[Quota], now: float) -> None:
         self.quotas = tuple(dict.fromkeys(quotas))
@@ -218,11 +189,10 @@ class Limiter:
         # The first call after a pause, if it is in flight and found the only window empty.
         self._first_after_pause: Permit | None = None
         self._forget_demands(now)
-        ordinary = self._plan(ONE, now)
+        self._ordinary = self._taken_by(ONE, now)
         for quota in self.quotas:
-            self._counter((quota.group, quota), now)
-        self._ordinary, self._pairs = ordinary.taken, ordinary.taken.pairs
-        self._windows = tuple(window for window, _ in self._pairs)
+            self._window((quota.group, quota), now)
+        self._windows = [w for w in self._ordinary.windows if isinstance(w, SlidingWindow)]
         self.feedback.set_quotas([q for q in self.quotas if not q.unit and not q.operations])
 
     @property
@@ -234,11 +204,6 @@ class Limiter:
     def paused_until(self) -> float:
         """Loop instant before which nothing is sent; -inf before the first pause."""
         return self.feedback.paused_until
-
-    @property
-    def external_rate(self) -> float:
-        """Calls per second that other clients make on the same quota."""
-        return self.external.rate
 
     # --- Kinds of calls -----------------------------------------------------------
 
@@ -253,61 +218,44 @@ class Limiter:
             same = (demand.cost, demand.quotas(self.quotas))
             _check_cost(*same)
             if len(self._kinds) >= _MAX_DEMANDS:
-                self._forget_demands(self._spacing.sent_at)
+                self._forget_demands(self._latest.sent_at)
             is_ordinary = same == (1, ONE.quotas(self.quotas))
             found = ONE if is_ordinary else self._equal.setdefault(same, demand)
             self._kinds[demand] = found
         return found
 
-    def _plan(self, demand: Demand, now: float) -> _Plan:
-        """Return the counters of *demand*; those of a new share are empty at *now*."""
-        plan = self._plans.get(demand)
-        if plan is None:
-            groups: dict[str, list[tuple[str, Quota]]] = {"": []}
+    def _taken_by(self, demand: Demand, now: float) -> Taken:
+        """Return what calls of *demand* take; the windows of a new share are empty at *now*."""
+        taken = self._taken.get(demand)
+        if taken is None:
+            groups: dict[str, list[Window]] = {"": []}
             for key in demand.quotas(self.quotas):
-                groups.setdefault(key[0], []).append(key)
-            keys = [key for group in groups.values() for key in group]
-            plan = self._plans[demand] = _Plan(
-                self._counters(demand.cost, keys, now),
-                {name: self._counters(demand.cost, group, now) for name, group in groups.items()},
-            )
-        return plan
+                groups.setdefault(key[0], []).append(self._window(key, now))
+            windows = tuple(window for group in groups.values() for window in group)
+            taken = self._taken[demand] = Taken(demand.cost, windows, groups)
+        return taken
 
-    def _counters(self, cost: int, keys: Iterable[tuple[str, Quota]], now: float) -> Taken:
-        found = [self._counter(key, now) for key in keys]
-        return Taken(
-            cost,
-            tuple(each for each in found if not isinstance(each, CalendarWindow)),
-            tuple(each for each in found if isinstance(each, CalendarWindow)),
-        )
-
-    def _counter(
-        self, key: tuple[str, Quota], now: float
-    ) -> tuple[SlidingWindow, TokenBucket] | CalendarWindow:
-        quota = key[1]
-        if quota.unit:
-            if key not in self._calendars:
-                self._calendars[key] = CalendarWindow(quota, self.wall_time)
-            return self._calendars[key]
-        if key not in self._sliding:
-            self._sliding[key] = (SlidingWindow(quota), TokenBucket(quota, now))
-            if self._sent:
-                self._set_rate(key[0], *self._sliding[key])
-        return self._sliding[key]
+    def _window(self, key: tuple[str, Quota], now: float) -> Window:
+        window = self._counters.get(key)
+        if window is None:
+            group, quota = key
+            if quota.unit:
+                window = CalendarWindow(quota, self.wall_time)
+            else:
+                window = SlidingWindow(quota, now)
+                if self._latest.number:
+                    self._set_rate(group, window)
+            self._counters[key] = window
+        return window
 
     def _forget_demands(self, now: float) -> None:
         """Forget what is derived from the quotas, and the shares of which no slot is held."""
         self._kinds: dict[Demand, Demand] = {}
         self._equal: dict[tuple[int, tuple[tuple[str, Quota], ...]], Demand] = {}
-        self._plans: dict[Demand, _Plan] = {}
+        self._taken: dict[Demand, Taken] = {}
         kept = {(quota.group, quota) for quota in self.quotas}
-        self._sliding = {
-            key: pair for key, pair in self._sliding.items() if key in kept or pair[0].held(now)
-        }
-        self._calendars = {
-            key: window
-            for key, window in self._calendars.items()
-            if key in kept or window.held(now)
+        self._counters = {
+            key: window for key, window in self._counters.items() if key in kept or window.held(now)
         }
 
     def openings(
@@ -319,20 +267,32 @@ class Limiter:
         `next_permit_at`; *reserve* and *spaced* concern that group only.
         """
         found = {
-            group: _opens_at(taken, now, 0 if group else reserve)
-            for group, taken in self._plan(demand, now).groups.items()
+            group: max(
+                (window.next_at(now, 0 if group else reserve, demand.cost) for window in windows),
+                default=now,
+            )
+            for group, windows in self._taken_by(demand, now).groups.items()
         }
-        found[""] = max(found[""], self._not_before(now, spaced=spaced))
+        found[""] = max(found[""], self._not_before(now))
+        if spaced:
+            found[""] = max(found[""], self._spaced_at())
         return found
 
-    def _not_before(self, now: float, *, spaced: bool) -> float:
+    def _not_before(self, now: float) -> float:
         if self._probe is not None:
             return math.inf
-        at = max(now, self.feedback.paused_until, self._spacing.next_at)
-        return max(at, self._spaced_at()) if spaced else at
+        return max(now, self.feedback.paused_until, self._spacing.next_at)
 
     def _spaced_at(self) -> float:
-        return self._spacing.next_even_at(self._windows, self._rtt, self.feedback)
+        """Return when a background call may follow, so that slots expire one at a time.
+
+        A gap of period/limit would be too short: about every second call would find its
+        slot still held, because a slot is held until its call is known to have arrived,
+        and that varies.
+        """
+        holds = ((w, self.feedback.expected_hold(w.period, TAIL)) for w in self._windows)
+        gap = max(((w.period + hold) / w.limit for w, hold in holds), default=0.0)
+        return self._latest.sent_at + gap * self._latest.taken.cost
 
     # --- Granting and settling ------------------------------------------------------
 
@@ -345,89 +305,79 @@ class Limiter:
         for background calls: they keep a distance to the previous call, so that slots expire
         one at a time. `math.inf`: only a response can free a slot, so ask again after one.
         """
-        if demand is not ONE or self._ordinary.calendars:
+        if demand is not ONE:
             return max(self.openings(now, reserve, spaced=spaced, demand=demand).values())
-        if self._probe is not None:
-            return math.inf
-        at = now
-        if self.feedback.paused_until > at:
-            at = self.feedback.paused_until
-        if self._spacing.next_at > at:
-            at = self._spacing.next_at
-        for window, bucket in self._pairs:
-            if (free_at := window.free_at(now, reserve)) > at:
-                at = free_at
-            if (due := bucket.ready_at(now)) > at:
-                at = due
+        at = self._not_before(now) if self._was_paused else now
+        for window in self._ordinary.windows:
+            if (opens_at := window.next_at(now, reserve)) > at:
+                at = opens_at
         return max(at, self._spaced_at()) if spaced else at
 
     def acquire(self, now: float, demand: Demand = ONE) -> Permit:
         """Hold the slots of *demand*. Only if `next_permit_at(now, demand=demand) <= now`."""
-        taken = self._ordinary if demand is ONE else self._plan(demand, now).taken
-        self._sent += 1
-        self._spacing.sent_at, self._spacing.cost = now, taken.cost
+        taken = self._ordinary if demand is ONE else self._taken_by(demand, now)
+        self._latest = permit = Permit(self._latest.number + 1, now, taken)
         self._in_flight += 1
-        permit, feedback = Permit(self._sent, now, taken=taken), self.feedback
-        if self._obeys_pause:
-            self._on_pause_obeyed(permit, demand)
-        expiry = math.inf
-        for window, bucket in taken.pairs:
-            if not self._exact:
-                expiry = now + window.period + self._rtt.assumed_arrival(window.period, feedback)
-            if (idle_for := window.acquire(now, expiry)) < permit.slot_idle_for:
-                permit.slot_idle_for = idle_for
-            permit.slots.append((window, expiry))
-            if bucket.take(now) > _BURST_LEVEL:
-                permit.in_burst = True
-        if taken.cost > 1 or taken.calendars:
-            _take_the_rest(permit, now)
-        if feedback.probing:
-            self._probe = permit
-        if feedback.burst_factor < 0.5:
-            self._spacing.on_sent(permit, self._interval(), self._rtt)
+        if self._was_paused:
+            self._on_sent_after_pause(permit)
+        may_assume = self.feedback.mean_rtt > QUICK_RTT and not self._exact
+        for window in taken.windows:
+            bound = math.inf
+            if may_assume:
+                bound = now + self.feedback.assumed_arrival(window.period)
+            window.take(permit, bound)
+            permit.bounds.append(bound)
         return permit
 
     def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
         """Settle the call: its response arrived at *now* and reports *info* about the quota."""
-        if not self._settle(permit, now):
+        if not self._settle(permit):
             return
-        if permit is self._first_after_pause:
-            self._on_response_after_pause(now, info)
+        if self._was_paused:
+            self._on_response_after_pause(permit, now, info)
         if info is not None and (info.is_rate_limited or info.unavailable):
             self._on_rejected(permit, now, info)
             return
-        feedback, rtt = self.feedback, self._rtt
-        seconds = now - permit.sent_at
-        if permit is self._spacing.last:
-            self._spacing.on_response(permit, self._interval(), seconds - rtt.mean_rtt)
-        rtt.add(seconds)
-        pace_changed = feedback.on_accepted(permit)
-        for index, (window, expiry) in enumerate(permit.slots):
+        rtt, feedback, bounds = now - permit.sent_at, self.feedback, permit.bounds
+        pace_changed = feedback.on_accepted(permit, rtt)
+        for index, window in enumerate(permit.taken.windows):
             bound = now
-            if not self._exact and (
-                known := rtt.arrival_before_response(window.period, feedback.margin_factor)
-            ):
-                bound -= known + feedback.bound_relaxation * (seconds - known)
-            new_expiry = bound + window.period
-            if new_expiry < expiry:
-                window.move(expiry, new_expiry)
-                permit.slots[index] = (window, new_expiry)
+            if not self._exact and (known := feedback.arrival_before_response(window.period)):
+                bound -= known + feedback.bound_relaxation * (rtt - known)
+            if bound < bounds[index]:
+                window.settle(bounds[index], bound, permit.taken.cost)
+                bounds[index] = bound
         if self.external.rate or (info is not None and info.remaining is not None):
             pace_changed |= self._observe(permit, now, info)
         if pace_changed:
             self._set_rates()
 
-    def _on_pause_obeyed(self, permit: Permit, demand: Demand) -> None:
-        """Watch for the response to the first call after a pause, if no call of ours remains."""
-        self._obeys_pause = False
-        is_alone = len(self._windows) == 1 and not self._windows[0].held(permit.sent_at)
-        self._first_after_pause = permit if is_alone and demand is ONE else None
+    def _on_sent_after_pause(self, permit: Permit) -> None:
+        """Do for *permit* what is not needed before the first pause."""
+        feedback = self.feedback
+        if self._obeys_pause:
+            self._obeys_pause = False
+            is_alone = len(self._windows) == 1 and not self._windows[0].held(permit.sent_at)
+            is_ordinary = permit.taken is self._ordinary
+            self._first_after_pause = permit if is_alone and is_ordinary else None
+        if feedback.probing:
+            self._probe = permit
+        if feedback.burst_factor < 0.5 and feedback.is_rtt_reliable(self._interval()):
+            self._spacing.on_sent(permit, self._interval())
 
-    def _on_response_after_pause(self, now: float, info: RateLimitInfo | None) -> None:
-        self._first_after_pause = None
-        is_rejected = info is not None and info.is_rate_limited
-        if self.external.on_pause_obeyed(self._windows[0], now, is_rejected=is_rejected):
-            self._set_rates()
+    def _on_response_after_pause(
+        self, permit: Permit, now: float, info: RateLimitInfo | None
+    ) -> None:
+        if permit is self._first_after_pause:
+            self._first_after_pause = None
+            is_rejected = info is not None and info.is_rate_limited
+            if self.external.on_pause_obeyed(self._windows[0], now, is_rejected=is_rejected):
+                self._set_rates()
+        if permit is self._spacing.last and not (
+            info and (info.is_rate_limited or info.unavailable)
+        ):
+            late = now - permit.sent_at - self.feedback.mean_rtt
+            self._spacing.on_response(permit, self._interval(), late)
 
     def _observe(self, permit: Permit, now: float, info: RateLimitInfo | None) -> bool:
         """Use the vendor's count, unless it may be that of another quota than the windows'."""
@@ -440,10 +390,10 @@ class Limiter:
 
     def _on_rejected(self, permit: Permit, now: float, info: RateLimitInfo) -> None:
         # A rejection takes less work than a call: the minimum RTT does not apply to it.
-        for index, (window, expiry) in enumerate(permit.slots):
-            if (new_expiry := now + window.period) < expiry:
-                window.move(expiry, new_expiry)
-                permit.slots[index] = (window, new_expiry)
+        for index, window in enumerate(permit.taken.windows):
+            if now < permit.bounds[index]:
+                window.settle(permit.bounds[index], now, permit.taken.cost)
+                permit.bounds[index] = now
         if info.is_rate_limited:
             self.on_rate_limited(now, info.retry_after, permit)
         else:
@@ -451,18 +401,16 @@ class Limiter:
 
     def on_no_response(self, permit: Permit, now: float) -> None:
         """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
-        if self._settle(permit, now):
-            for window, expiry in permit.slots:
-                window.move(expiry, now + window.period)
+        if self._settle(permit):
+            for window, bound in zip(permit.taken.windows, permit.bounds, strict=True):
+                window.settle(bound, now, permit.taken.cost)
 
     def cancel(self, permit: Permit, now: float) -> None:
         """Settle the call: it was never sent, so its slots are free at once."""
-        if not self._settle(permit, None):
+        if not self._settle(permit):
             return
-        for window, expiry in permit.slots:
-            window.release(expiry)
-        for _, bucket in permit.taken.pairs:
-            bucket.refund(permit.taken.cost)
+        for window, bound in zip(permit.taken.windows, permit.bounds, strict=True):
+            window.cancel(bound, permit.taken.cost)
         if permit is self._spacing.last:
             self._spacing.next_at = now
 
@@ -476,7 +424,7 @@ class Limiter:
         no time.
         """
         is_unavoidable = any(map(self.external.rejects_at_any_rate, self._windows))
-        self.feedback.on_rejected(now, permit, self._sent, is_unavoidable=is_unavoidable)
+        self.feedback.on_rejected(now, permit, self._latest.number, is_unavoidable=is_unavoidable)
         self._set_rates()
         self._pause(now, retry_after)
         self._obeys_pause = retry_after is not None and 0 < retry_after <= self.feedback.max_pause
@@ -497,31 +445,24 @@ class Limiter:
         for quota in self.quotas:
             if longest is None or quota in known:
                 continue
-            counter = self._counter((quota.group, quota), now)
-            if isinstance(counter, CalendarWindow):
-                counter.hold(now, longest.held(now))
-            else:
-                counter[0].inherit(longest, now)
+            self._window((quota.group, quota), now).inherit(longest, now)
         self._set_rates()
 
     def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
         """Return the estimated instant at which *calls* more calls of *demand* have been sent."""
-        taken, cost = self._plan(demand, now).taken, demand.cost
+        taken, cost = self._taken_by(demand, now), demand.cost
         at, interval = max(now, self.feedback.paused_until), 0.0
-        for window, bucket in taken.pairs:
-            hold = self._rtt.mean_rtt
-            if not self._exact:
-                hold = self._rtt.expected_hold(window.period, self.feedback)
-            full_windows, before = divmod(calls - 1, max(1, window.limit // cost))
-            tokens = before * cost + bucket.needed(cost)
-            first = window.nth_free_at((before + 1) * cost, now, hold)
-            first = max(first, bucket.ready_at(now, tokens))
-            last = first + full_windows * (window.period + hold)
-            at = max(at, last, bucket.ready_at(now, (calls - 1) * cost + bucket.needed(cost)))
-            interval = max(interval, bucket.interval)
-        for calendar in taken.calendars:
-            opens_at, number = calendar.nth_free_at(calls * cost, now)
-            at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
+        for window in taken.windows:
+            if isinstance(window, SlidingWindow):
+                hold = self.feedback.mean_rtt
+                if not self._exact:
+                    hold = self.feedback.expected_hold(window.period)
+                at = max(at, window.nth_sent_at(calls, cost, now, hold))
+                interval = max(interval, window.interval)
+        for window in taken.windows:
+            if isinstance(window, CalendarWindow):
+                opens_at, number = window.nth_free_at(calls * cost, now)
+                at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
         return at
 
     def delay(self, now: float, demand: Demand = ONE, *, own: bool = False) -> Delay:  # noqa: ARG002
@@ -531,9 +472,7 @@ class Limiter:
         """
         longest, name = max(now, self.feedback.paused_until), ""
         for group, quota in demand.quotas(self.quotas):
-            counter = self._counter((group, quota), now)
-            window = counter if isinstance(counter, CalendarWindow) else counter[0]
-            at = window.free_at(now, 0, min(demand.cost, quota.limit))
+            at = self._window((group, quota), now).free_at(now, 0, demand.cost)
             if longest < at < math.inf:  # at inf a response frees a slot
                 longest, name = (
                     at,
@@ -549,16 +488,15 @@ class Limiter:
 
     def used(self, group: str, quota: Quota, now: float) -> int:
         """Return how many units of the calendar quota this process's calls hold at *now*."""
-        window = self._calendars.get((group, quota))
+        window = self._counters.get((group, quota))
         return window.held(now) if window is not None else 0
 
     def held(self, now: float) -> int:
         """Return how many slots of the fullest quota are in use at *now*."""
         return max((window.held(now) for window in self._windows_of_quotas()), default=0)
 
-    def _windows_of_quotas(self) -> list[SlidingWindow | CalendarWindow]:
-        keys = [(quota.group, quota) for quota in self.quotas]
-        return [self._calendars[k] if k[1].unit else self._sliding[k][0] for k in keys]
+    def _windows_of_quotas(self) -> list[Window]:
+        return [self._counters[quota.group, quota] for quota in self.quotas]
 
     def is_idle(self, now: float) -> bool:
         """Return True if no slot is held, no pause is in force and no call is in flight.
@@ -566,17 +504,16 @@ class Limiter:
         A limiter without quotas is idle one second after its last call.
         """
         feedback = self.feedback
-        if self._in_flight or now < self._spacing.sent_at + (feedback.period or 1.0):
+        if self._in_flight or now < self._latest.sent_at + (feedback.period or 1.0):
             return False
-        return now >= feedback.paused_until and not (
-            any(w.held(now) or now < w.external_until for w, _ in self._sliding.values())
-            or any(calendar.held(now) for calendar in self._calendars.values())
+        return now >= feedback.paused_until and all(
+            window.is_idle(now) for window in self._counters.values()
         )
 
     def snapshot(self, now: float) -> LimiterState:
         """Return the state at *now*."""
         feedback, windows = self.feedback, self._windows_of_quotas()
-        paced_until = max((bucket.ready_at(now) for _, bucket in self._pairs), default=now)
+        paced_until = max((window.ready_at(now) for window in self._windows), default=now)
         return LimiterState(
             held=self.held(now),
             holds=tuple(window.held(now) for window in windows),
@@ -592,16 +529,16 @@ class Limiter:
 
     def _pause(self, now: float, retry_after: float | None) -> None:
         """Send nothing for *retry_after* seconds, and no burst afterwards."""
+        self._was_paused = True
         self.feedback.pause(now, retry_after)
-        for _, bucket in self._sliding.values():
-            bucket.drain_until(self.feedback.paused_until)
+        for window in self._counters.values():
+            if isinstance(window, SlidingWindow):
+                window.drain_until(self.feedback.paused_until)
 
-    def _settle(self, permit: Permit, arrived_by: float | None) -> bool:
-        """Settle the call, as not sent without *arrived_by*; return False if it was settled."""
+    def _settle(self, permit: Permit) -> bool:
+        """Settle the call; return False if it was settled before."""
         if permit.settled:
             return False
-        if permit.taken.calendars:
-            _settle_calendars(permit.taken, arrived_by)
         permit.settled = True
         self._in_flight -= 1
         if permit is self._probe:
@@ -609,61 +546,24 @@ class Limiter:
         return True
 
     def _interval(self) -> float:
-        return max((bucket.interval for _, bucket in self._pairs), default=0.0)
+        return max((window.interval for window in self._windows), default=0.0)
 
     def _set_rates(self) -> None:
         """Apply the corrections of `feedback` and the external rate to the token buckets."""
-        for (group, _), (window, bucket) in self._sliding.items():
-            self._set_rate(group, window, bucket)
+        for (group, _), window in self._counters.items():
+            if isinstance(window, SlidingWindow):
+                self._set_rate(group, window)
 
-    def _set_rate(self, group: str, window: SlidingWindow, bucket: TokenBucket) -> None:
+    def _set_rate(self, group: str, window: SlidingWindow) -> None:
         feedback = self.feedback
-        our_share = 1.0 if group else 1 - self.external.rate / bucket.full_rate
+        our_share = 1.0 if group else 1 - self.external.rate / window.full_rate
         relaxation = 0.0
-        if self._rtt.arrival_before_response(window.period, feedback.margin_factor):
+        if feedback.arrival_before_response(window.period):
             relaxation = feedback.bound_relaxation
-        bucket.set_rate(
+        window.set_rate(
             max(_MIN_RATE, min(feedback.rate_factor, our_share)),
             min(feedback.burst_factor, 1 - relaxation),
         )
-
-
-class _Plan(NamedTuple):
-    """The counters of the calls of one kind: all of them, and by group."""
-
-    taken: Taken
-    groups: dict[str, Taken]
-
-
-def _opens_at(taken: Taken, now: float, reserve: int) -> float:
-    at, cost = now, taken.cost
-    # A limit may have been lowered since the call was made: it then takes all of it.
-    for window, bucket in taken.pairs:
-        at = max(at, window.free_at(now, reserve, min(cost, window.limit)))
-        at = max(at, bucket.ready_at(now, bucket.needed(cost)))
-    for calendar in taken.calendars:
-        at = max(at, calendar.free_at(now, reserve, min(cost, calendar.limit)))
-    return at
-
-
-def _take_the_rest(permit: Permit, now: float) -> None:
-    """Take all but the first slot and token of each sliding window, and the calendars' slots."""
-    more = permit.taken.cost - 1
-    for window, expiry in [*permit.slots]:
-        for _ in range(more):
-            permit.slot_idle_for = min(permit.slot_idle_for, window.acquire(now, expiry))
-            permit.slots.append((window, expiry))
-    for _, bucket in permit.taken.pairs:
-        bucket.take(now, more)
-    for calendar in permit.taken.calendars:
-        calendar.in_flight += permit.taken.cost
-
-
-def _settle_calendars(taken: Taken, arrived_by: float | None) -> None:
-    for calendar in taken.calendars:
-        calendar.in_flight -= taken.cost
-        if arrived_by is not None:
-            calendar.hold(arrived_by, taken.cost)
 
 
 def _check_cost(cost: int, quotas: Iterable[tuple[str, Quota]]) -> None:

@@ -1,8 +1,8 @@
-"""The counters of one quota: the window of its slots, and its token bucket.
+"""The counters of one quota: the window of its slots, with its token bucket.
 
-`SlidingWindow` keeps the quota. A slot is held from the send of a call until its *expiry*:
-the latest instant at which the call can have arrived, plus the period. While no such bound
-is known the expiry is infinite, and only the response frees the slot.
+`SlidingWindow` keeps the quota. A slot is held from the send of a call until one period after
+its *arrival bound*, the latest instant at which the call can have arrived. While no bound is
+known it is infinite, and only the response frees the slot.
 
 `CalendarWindow` does the same for a quota that resets at midnight. It has no bucket.
 
@@ -16,7 +16,7 @@ arithmetic is done here. `tests/ratelimit/test_slots.py` compares the two.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -35,251 +35,14 @@ RATE_SAFETY = 0.998
 """Share of limit/period at which calls are sent. 0.99 would lose 1 % of the quota."""
 _SPACED_BURST = 1.05
 """Capacity in calls where bursts are off; the 0.05 absorbs rounding and timer jitter."""
+_BURST_LEVEL = 0.01
+"""Bucket level above which a call follows another one faster than the rate."""
 _SKEW = 1.0
 """Seconds by which the vendor's clock may differ from ours, at the end of a calendar window."""
 _CLOCK_ROUNDING = 1e-6
 """Seconds. Instants since 1970 are rounded to a quarter of this."""
 _ROUNDING = 1e-9
 """Seconds. At the instant that `ready_at` returned, the bucket must be ready."""
-
-
-class SlidingWindow:
-    """The slots of one quota.
-
-    Attributes:
-        expiries: loop instants at which slots become free, ascending.
-        first_live: index of the first entry of `expiries` that may lie in the future.
-        external: slots held by other clients, according to the vendor.
-        external_until: loop instant until which `external` is valid.
-        period: that of the quota; with a coarse clock, longer by one of its steps, because a call
-            may have arrived later than at the instant that was read.
-    """
-
-    __slots__ = ("expiries", "external", "external_until", "first_live", "limit", "period")
-
-    def __init__(self, quota: Quota) -> None:
-        self.limit = quota.limit
-        self.period = quota.period + CLOCK_STEP
-        self.expiries: list[float] = []
-        self.first_live = 0
-        self.external = 0
-        self.external_until = -math.inf
-
-    def held(self, now: float) -> int:
-        """Return how many slots this client's calls hold at *now*."""
-        expiries, first = self.expiries, self.first_live
-        size = len(expiries)
-        while first < size and expiries[first] <= now:
-            first += 1
-        if first > self.limit + _TRIM:
-            del expiries[: first - self.limit]  # `acquire` looks back over *limit* entries
-            size -= first - self.limit
-            first = self.limit
-        self.first_live = first
-        return size - first
-
-    def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
-        """Return the earliest instant at which *cost* slots are free and *reserve* more are.
-
-        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
-        can free a slot.
-        """
-        expiries, first = self.expiries, self.first_live
-        held = len(expiries) - first
-        if held and expiries[first] <= now:
-            held = self.held(now)
-        missing = held - self.limit + cost - 1
-        if reserve:
-            missing += min(reserve, self.limit - cost)
-        if now >= self.external_until:
-            return now if missing < 0 else self._expiry_of(missing, now)
-        shared = self._expiry_of(missing + self.external, now)
-        return min(shared, max(self.external_until, self._expiry_of(missing, now)))
-
-    def _expiry_of(self, missing: int, now: float) -> float:
-        if missing < 0:
-            return now
-        index = self.first_live + missing
-        return self.expiries[index] if index < len(self.expiries) else math.inf
-
-    def acquire(self, now: float, expiry: float) -> float:
-        """Hold a slot until *expiry*; return for how many seconds it was idle (inf: unused)."""
-        expiries = self.expiries
-        index = len(expiries) - self.limit
-        idle_for = now - expiries[index] if index >= 0 else math.inf
-        if not expiries or expiry >= expiries[-1]:
-            expiries.append(expiry)
-        else:
-            insort(expiries, expiry, self.first_live)
-        return idle_for
-
-    def move(self, expiry: float, to: float) -> None:
-        """Change the expiry of one slot from *expiry* to *to*."""
-        expiries, first = self.expiries, self.first_live
-        if len(expiries) > first and expiries[-1] == expiry:
-            expiries.pop()
-        else:
-            self.release(expiry)
-        if not expiries or to >= expiries[-1]:
-            expiries.append(to)
-        else:
-            insort(expiries, to, first)
-
-    def inherit(self, other: SlidingWindow, now: float) -> None:
-        """Hold slots for the calls in *other*; calls in flight count as arriving by *now*.
-
-        A window that was in use before holds its own slots, and those of later calls.
-        """
-        own = [expiry for expiry in self.expiries if expiry > now]
-        newest = max((expiry for expiry in own if expiry < math.inf), default=now)
-        arrivals = (min(expiry - other.period, now) for expiry in other.expiries)
-        own += [at + self.period for at in arrivals if at + self.period > newest]
-        self.expiries, self.first_live = sorted(own), 0
-
-    def release(self, expiry: float) -> None:
-        """Free the slot that expires at *expiry*, unless it has expired already."""
-        expiries = self.expiries
-        index = bisect_left(expiries, expiry, self.first_live)
-        if index < len(expiries) and expiries[index] == expiry:
-            del expiries[index]
-
-    def held_since(self, instant: float) -> int:
-        """Return how many slots expire after *instant*."""
-        return len(self.expiries) - bisect_right(self.expiries, instant)
-
-    def nth_free_at(self, nth: int, now: float, extra_hold: float) -> float:
-        """Return when the *nth* slot from now could be taken; *nth* is cut to the limit.
-
-        *extra_hold* is how many seconds beyond the period a slot is expected to be held.
-        """
-        nth = min(nth, self.limit)
-        held = self.held(now)
-        missing = nth - 1 + held - self.limit
-        if now < self.external_until:
-            missing += self.external
-        if missing < 0:
-            return now
-        free_at = (
-            self.expiries[self.first_live + missing] if missing < held else self.external_until
-        )
-        return min(free_at, now + self.period + extra_hold)
-
-
-class CalendarWindow:
-    """The slots of one calendar quota, counted per window and not per call.
-
-    A call counts in each window in which it may arrive: in the current one and all later
-    ones while it is in flight, then in those up to its response. The vendor's clock may
-    differ from ours by `_SKEW`. So a slot is held until the end of the window that contains
-    its response plus `_SKEW`, plus `_SKEW`.
-
-    Args:
-        quota: made by `Quota.calendar`.
-        wall_time: returns the seconds since 1970 of a loop instant.
-
-    Attributes:
-        in_flight: units of the calls in flight.
-    """
-
-    __slots__ = ("_held", "_quota", "_wall_time", "_window", "in_flight", "limit")
-
-    def __init__(self, quota: Quota, wall_time: Callable[[float], float]) -> None:
-        self.limit = quota.limit
-        self.in_flight = 0
-        self._quota, self._wall_time = quota, wall_time
-        self._held: dict[float, int] = {}  # seconds since 1970 of the end -> units
-        self._window = (math.inf, -math.inf)
-
-    def held(self, now: float) -> int:
-        """Return how many slots this client's calls hold at *now*."""
-        if self._held:
-            time = self._wall_time(now) + _CLOCK_ROUNDING
-            for end in [end for end in self._held if end <= time]:
-                del self._held[end]
-        return self.in_flight + sum(self._held.values())
-
-    def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
-        """Return the earliest instant at which *cost* slots are free and *reserve* more are.
-
-        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
-        can free a slot.
-        """
-        missing = self.held(now) + cost + min(reserve, self.limit - cost) - self.limit
-        if missing <= 0:
-            return now
-        for end in sorted(self._held):
-            missing -= self._held[end]
-            if missing <= 0:
-                return now + end - self._wall_time(now)
-        return math.inf
-
-    def nth_free_at(self, nth: int, now: float) -> tuple[float, int]:
-        """Return when the *nth* slot from now could be taken, and its number in its window."""
-        free = max(0, self.limit - self.held(now))
-        if nth <= free:
-            return now, nth
-        skip, number = divmod(nth - free - 1, self.limit)
-        time = self._wall_time(now)
-        end = self._quota.window(time, skip)[1] + _SKEW
-        return now + end - time, number + 1
-
-    def hold(self, now: float, cost: int) -> None:
-        """Hold *cost* slots of a call that had arrived by *now*, and is not in flight any more."""
-        time = self._wall_time(now) + _SKEW
-        start, end = self._window
-        if not start <= time < end:
-            self._window = _, end = self._quota.window(time)
-        self._held[end + _SKEW] = self._held.get(end + _SKEW, 0) + cost
-
-
-class Taken(NamedTuple):
-    """The counters of the calls of one kind, each of which takes *cost* slots of all of them.
-
-    Attributes:
-        cost: slots.
-        pairs: the sliding windows, each with its token bucket.
-        calendars: the calendar windows.
-    """
-
-    cost: int
-    pairs: tuple[tuple[SlidingWindow, TokenBucket], ...]
-    calendars: tuple[CalendarWindow, ...]
-
-
-_NOTHING = Taken(1, (), ())
-
-
-class Permit(msgspec.Struct, eq=False, gc=False):
-    """Permission to send one call. It holds its slots of each quota.
-
-    Attributes:
-        number: 1 for the first call of the limiter, then ascending.
-        sent_at: loop instant at which the permit was granted.
-        slots: for each slot of a sliding window the window, and the expiry.
-        slot_idle_for: seconds for which the most recently used of the slots was idle.
-        in_burst: the call followed another one by less than the bucket's interval.
-        settled: the limiter knows how the call ended.
-        taken: the counters of its quotas.
-    """
-
-    number: int
-    sent_at: float
-    slots: list[tuple[SlidingWindow, float]] = []
-    slot_idle_for: float = math.inf
-    in_burst: bool = False
-    settled: bool = False
-    taken: Taken = _NOTHING
-
-    @property
-    def arrived_by(self) -> float:
-        """The latest instant at which the call can have arrived; inf while unknown.
-
-        With calendar quotas alone it stays unknown until the call is settled.
-        """
-        if self.taken.calendars and not self.slots:
-            return math.inf
-        return min((expiry - window.period for window, expiry in self.slots), default=self.sent_at)
-
 
 # --- Token bucket ------------------------------------------------------------------
 
@@ -370,14 +133,6 @@ class TokenBucket(_LeakyBucket):
         """
         return cost if cost == 1 else min(cost, max(1.0, self.max_rate - 1))
 
-    def take(self, now: float, tokens: int = 1) -> float:
-        """Take *tokens*, after `ready_at`; return the level, *tokens* after a full refill."""
-        if now > self._last_check:
-            self._clock.now = now
-            self.has_capacity()  # updates the level
-        self._level += tokens
-        return self._level
-
     def refund(self, tokens: int = 1) -> None:
         """Put back *tokens* that were not used."""
         self._level = max(0.0, self._level - tokens)
@@ -386,3 +141,315 @@ class TokenBucket(_LeakyBucket):
         """Leave exactly one token at *until*, so that no burst follows a pause."""
         self._level = self.max_rate
         self._last_check = max(self._last_check, until - self.interval)
+
+
+# --- Windows -----------------------------------------------------------------------
+
+
+class SlidingWindow(TokenBucket):
+    """The slots and the tokens of one quota; full of tokens at *now*.
+
+    Attributes:
+        in_flight: slots of calls without an arrival bound.
+        expiries: loop instants at which the slots of other calls become free, ascending.
+        first_live: index of the first entry of `expiries` that may lie in the future.
+        external: slots held by other clients, according to the vendor.
+        external_until: loop instant until which `external` is valid.
+        period: that of the quota; with a coarse clock, longer by one of its steps, because a call
+            may have arrived later than at the instant that was read.
+    """
+
+    __slots__ = (
+        "expiries",
+        "external",
+        "external_until",
+        "first_live",
+        "in_flight",
+        "limit",
+        "period",
+    )
+
+    def __init__(self, quota: Quota, now: float) -> None:
+        super().__init__(quota, now)
+        self.limit = quota.limit
+        self.period = quota.period + CLOCK_STEP
+        self.in_flight = 0
+        self.expiries: list[float] = []
+        self.first_live = 0
+        self.external = 0
+        self.external_until = -math.inf
+
+    def held(self, now: float) -> int:
+        """Return how many slots this client's calls hold at *now*."""
+        first = bisect_right(self.expiries, now, self.first_live)
+        if first > self.limit + _TRIM:
+            del self.expiries[: first - self.limit]  # `take` looks back over *limit* entries
+            first = self.limit
+        self.first_live = first
+        return len(self.expiries) - first + self.in_flight
+
+    def next_at(self, now: float, reserve: int, cost: int = 1) -> float:
+        """Return the earliest instant at which `free_at` and the bucket allow a call."""
+        at = now
+        # With room for all entries, expired ones included, there is no need to look at them.
+        used = len(self.expiries) - self.first_live + self.in_flight + reserve
+        if used + cost > self.limit or now < self.external_until:
+            at = self.free_at(now, reserve, cost)
+        due = self.ready_at(now, cost if cost == 1 else self.needed(cost))
+        return max(at, due)
+
+    def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
+        """Return the earliest instant at which *cost* slots are free and *reserve* more are.
+
+        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
+        can free a slot.
+        """
+        cost = min(cost, self.limit)  # the limit may have been lowered since the call was made
+        missing = self.held(now) - self.limit + cost + min(reserve, self.limit - cost)
+        own = self._freed_at(missing, now)
+        if now >= self.external_until:
+            return own
+        shared = self._freed_at(missing + self.external, now)
+        return min(shared, max(self.external_until, own))
+
+    def _freed_at(self, count: int, now: float) -> float:
+        """Return when *count* of the slots held at *now* are free; inf if that is not known."""
+        if count <= 0:
+            return now
+        index = self.first_live + count - 1
+        return self.expiries[index] if index < len(self.expiries) else math.inf
+
+    def take(self, permit: Permit, bound: float) -> None:
+        """Hold the slots of *permit* until one period after *bound*, and spend their tokens."""
+        cost = permit.taken.cost
+        index = len(self.expiries) + self.in_flight + cost - 1 - self.limit
+        if 0 <= index < len(self.expiries):
+            idle_for = permit.sent_at - self.expiries[index]
+            if idle_for < permit.slot_idle_for:
+                permit.slot_idle_for = idle_for
+        if permit.sent_at > self._last_check:
+            self.ready_at(permit.sent_at)  # updates the level
+        if self._level > _BURST_LEVEL:
+            permit.in_burst = True
+        self._level += cost
+        if bound == math.inf:
+            self.in_flight += cost
+        else:
+            self._insert(bound + self.period, cost)
+
+    def settle(self, bound: float, to: float, cost: int) -> None:
+        """Change the arrival bound of a call from *bound* to *to*."""
+        self.release(bound, cost)
+        expiries, expiry = self.expiries, to + self.period
+        if cost == 1 and (not expiries or expiry >= expiries[-1]):
+            expiries.append(expiry)
+        else:
+            self._insert(expiry, cost)
+
+    def _insert(self, expiry: float, cost: int) -> None:
+        at = bisect_right(self.expiries, expiry, self.first_live)
+        self.expiries[at:at] = [expiry] * cost
+
+    def release(self, bound: float, cost: int) -> None:
+        """Free the slots of a call with this arrival bound, unless they have expired already."""
+        if bound == math.inf:
+            self.in_flight -= cost
+            return
+        expiries, expiry = self.expiries, bound + self.period
+        at = bisect_left(expiries, expiry, self.first_live)
+        if at < len(expiries) and expiries[at] == expiry:
+            del expiries[at : at + cost]
+
+    def cancel(self, bound: float, cost: int) -> None:
+        """Free slots and tokens of a call that was never sent."""
+        self.release(bound, cost)
+        self.refund(cost)
+
+    def fill(self, now: float) -> None:
+        """Hold all slots, as if their calls had arrived at *now*."""
+        self.expiries = [now + self.period] * self.limit
+
+    def inherit(self, other: SlidingWindow, now: float) -> None:
+        """Hold slots for the calls in *other*; calls in flight count as arriving by *now*.
+
+        A window that was in use before holds its own slots, and those of later calls.
+        """
+        own = [expiry for expiry in self.expiries if expiry > now]
+        newest = max(own, default=now)
+        arrivals = [min(expiry - other.period, now) for expiry in other.expiries]
+        arrivals += [now] * other.in_flight
+        own += [at + self.period for at in arrivals if at + self.period > newest]
+        self.expiries, self.first_live = sorted(own), 0
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether no slot is held, by our calls or by others."""
+        return now >= self.external_until and not self.held(now)
+
+    def held_since(self, instant: float) -> int:
+        """Return how many slots expire after *instant*."""
+        return len(self.expiries) - bisect_right(self.expiries, instant) + self.in_flight
+
+    def nth_sent_at(self, calls: int, cost: int, now: float, extra_hold: float) -> float:
+        """Return the estimated instant at which *calls* more calls of *cost* have been sent.
+
+        *extra_hold* is how many seconds beyond the period a slot is expected to be held.
+        """
+        full_windows, before = divmod(calls - 1, max(1, self.limit // cost))
+        needed = self.needed(cost)
+        first = self._nth_free_at(min((before + 1) * cost, self.limit), now, extra_hold)
+        first = max(first, self.ready_at(now, before * cost + needed))
+        last = first + full_windows * (self.period + extra_hold)
+        return max(last, self.ready_at(now, (calls - 1) * cost + needed))
+
+    def _nth_free_at(self, nth: int, now: float, extra_hold: float) -> float:
+        held = self.held(now)
+        missing = nth + held - self.limit
+        if now < self.external_until:
+            missing += self.external
+        at = self._freed_at(missing, now) if missing <= held else self.external_until
+        return min(at, now + self.period + extra_hold)
+
+
+class CalendarWindow:
+    """The slots of one calendar quota, counted per window and not per call.
+
+    A call counts in each window in which it may arrive: in the current one and all later
+    ones while it is in flight, then in those up to its response. The vendor's clock may
+    differ from ours by `_SKEW`. So a slot is held until the end of the window that contains
+    its response plus `_SKEW`, plus `_SKEW`.
+
+    Args:
+        quota: made by `Quota.calendar`.
+        wall_time: returns the seconds since 1970 of a loop instant.
+
+    Attributes:
+        in_flight: units of the calls in flight.
+    """
+
+    __slots__ = ("_held", "_quota", "_wall_time", "_window", "in_flight", "limit")
+
+    period = math.inf
+    """Only the response is a bound of the arrival."""
+
+    def __init__(self, quota: Quota, wall_time: Callable[[float], float]) -> None:
+        self.limit = quota.limit
+        self.in_flight = 0
+        self._quota, self._wall_time = quota, wall_time
+        self._held: dict[float, int] = {}  # seconds since 1970 of the end -> units
+        self._window = (math.inf, -math.inf)
+
+    def held(self, now: float) -> int:
+        """Return how many slots this client's calls hold at *now*."""
+        if self._held:
+            time = self._wall_time(now) + _CLOCK_ROUNDING
+            for end in [end for end in self._held if end <= time]:
+                del self._held[end]
+        return self.in_flight + sum(self._held.values())
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether no slot is held."""
+        return not self.held(now)
+
+    def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
+        """Return the earliest instant at which *cost* slots are free and *reserve* more are.
+
+        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
+        can free a slot.
+        """
+        cost = min(cost, self.limit)  # the limit may have been lowered since the call was made
+        missing = self.held(now) + cost + min(reserve, self.limit - cost) - self.limit
+        if missing <= 0:
+            return now
+        for end in sorted(self._held):
+            missing -= self._held[end]
+            if missing <= 0:
+                return now + end - self._wall_time(now)
+        return math.inf
+
+    next_at = free_at
+
+    def nth_free_at(self, nth: int, now: float) -> tuple[float, int]:
+        """Return when the *nth* slot from now could be taken, and its number in its window."""
+        free = max(0, self.limit - self.held(now))
+        if nth <= free:
+            return now, nth
+        skip, number = divmod(nth - free - 1, self.limit)
+        time = self._wall_time(now)
+        end = self._quota.window(time, skip)[1] + _SKEW
+        return now + end - time, number + 1
+
+    def take(self, permit: Permit, bound: float) -> None:  # noqa: ARG002
+        """Hold the slots of *permit* until its response."""
+        self.in_flight += permit.taken.cost
+
+    def settle(self, bound: float, to: float, cost: int) -> None:  # noqa: ARG002
+        """Hold the slots of a call in flight for the window of its arrival, by *to*."""
+        self.in_flight -= cost
+        self.hold(to, cost)
+
+    def cancel(self, bound: float, cost: int) -> None:  # noqa: ARG002
+        """Free the slots of a call that was never sent."""
+        self.in_flight -= cost
+
+    def hold(self, now: float, cost: int) -> None:
+        """Hold *cost* slots of a call that had arrived by *now*, and is not in flight any more."""
+        time = self._wall_time(now) + _SKEW
+        start, end = self._window
+        if not start <= time < end:
+            self._window = _, end = self._quota.window(time)
+        self._held[end + _SKEW] = self._held.get(end + _SKEW, 0) + cost
+
+    def fill(self, now: float) -> None:
+        """Hold all slots of the window of *now*."""
+        self.hold(now, self.limit)
+
+    def inherit(self, other: SlidingWindow, now: float) -> None:
+        """Hold slots for the calls in *other*, as if they had arrived at *now*."""
+        self.hold(now, other.held(now))
+
+
+Window = SlidingWindow | CalendarWindow
+
+
+class Taken(NamedTuple):
+    """What the calls of one kind take.
+
+    Attributes:
+        cost: slots of each window.
+        windows: those of all quotas that apply.
+        groups: the same by group of quotas; see `Demand.quotas`.
+    """
+
+    cost: int
+    windows: tuple[Window, ...]
+    groups: dict[str, list[Window]]
+
+
+_NOTHING = Taken(1, (), {})
+
+
+class Permit(msgspec.Struct, eq=False):
+    """Permission to send one call. It holds its slots of each quota.
+
+    Attributes:
+        number: 1 for the first call of the limiter, then ascending.
+        sent_at: loop instant at which the permit was granted.
+        taken: what the call takes.
+        bounds: the arrival bound by window: an instant by which the call has arrived, or inf.
+        slot_idle_for: seconds for which the most recently used of the slots was idle.
+        in_burst: the call followed another one by less than the bucket's interval.
+        settled: the limiter knows how the call ended.
+    """
+
+    number: int
+    sent_at: float
+    taken: Taken = _NOTHING
+    bounds: list[float] = []
+    slot_idle_for: float = math.inf
+    in_burst: bool = False
+    settled: bool = False
+
+    @property
+    def arrived_by(self) -> float:
+        """The latest instant at which the call can have arrived; inf while unknown."""
+        return min(self.bounds, default=self.sent_at)

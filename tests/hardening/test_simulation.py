@@ -109,9 +109,9 @@ def counts_from_the_send(patch: pytest.MonkeyPatch) -> None:
 
     def acquire_too_early(self: Any, now: float, demand: Demand = ONE) -> Permit:
         permit = acquire(self, now, demand)
-        for index, (window, end) in enumerate(permit.slots):
-            window.move(end, now + window.period)
-            permit.slots[index] = (window, now + window.period)
+        for index, window in enumerate(permit.taken.windows):
+            window.settle(permit.bounds[index], now, permit.taken.cost)
+            permit.bounds[index] = now
         return permit
 
     patch.setattr(Limiter, "acquire", acquire_too_early)

@@ -8,73 +8,76 @@ from random import Random
 
 import pytest
 
-from asyncclients.ratelimit.adaptive import SLACK, Feedback, RttEstimator
+from asyncclients.ratelimit.adaptive import SLACK, Feedback
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.slots import Permit
 
 
-def estimator_of(*seconds: float) -> RttEstimator:
-    """Return an estimator that has seen these round rtt."""
-    rtt = RttEstimator()
-    for each in seconds:
-        rtt.add(each)
-    return rtt
+def feedback_of(*seconds: float) -> Feedback:
+    """Return the feedback of calls with these round trips."""
+    feedback = Feedback([Quota(2, 1.0)])
+    for number, rtt in enumerate(seconds, start=1):
+        feedback.on_accepted(Permit(number, 0.0), rtt)
+    feedback.margin_factor = 1.0
+    return feedback
 
 
 def test_min_rtt_needs_32_samples() -> None:
     """After 31 calls the minimum RTT is unknown; after 32 it is estimated."""
-    assert estimator_of(*[0.1] * 31).min_rtt == 0.0
-    assert estimator_of(*[0.1] * 32).min_rtt == pytest.approx(0.1)
+    assert feedback_of(*[0.1] * 31).min_rtt == 0.0
+    assert feedback_of(*[0.1] * 32).min_rtt == pytest.approx(0.1)
 
 
 def test_min_rtt_is_one_gap_below_the_shortest() -> None:
     """For shortest round rtt of 60 and 64 ms it is 56 ms."""
-    assert estimator_of(*[0.1] * 40, 0.064, 0.060).min_rtt == pytest.approx(0.056)
+    assert feedback_of(*[0.1] * 40, 0.064, 0.060).min_rtt == pytest.approx(0.056)
 
 
 def test_min_rtt_is_below_later_samples() -> None:
     """On a route with random excess, hardly any later round trip is shorter."""
     random = Random(5)
-    rtt = estimator_of(*(0.06 + random.expovariate(50) for _ in range(1000)))
-    undercut = sum(0.06 + random.expovariate(50) < rtt.min_rtt for _ in range(1000))
+    feedback = feedback_of(*(0.06 + random.expovariate(50) for _ in range(1000)))
+    undercut = sum(0.06 + random.expovariate(50) < feedback.min_rtt for _ in range(1000))
     assert undercut <= 1
-    assert rtt.min_rtt > 0.059
+    assert feedback.min_rtt > 0.059
 
 
 def test_min_rtt_follows_a_longer_route() -> None:
     """The old minimum is forgotten after 512 to 1,024 calls."""
-    rtt = estimator_of(*[0.05] * 512, *[0.15] * 511)
-    assert rtt.min_rtt == pytest.approx(0.05)
-    for _ in range(513):
-        rtt.add(0.15)
-    assert rtt.min_rtt == pytest.approx(0.15)
+    feedback = feedback_of(*[0.05] * 512, *[0.15] * 511)
+    assert feedback.min_rtt == pytest.approx(0.05)
+    for number in range(1024, 1537):
+        feedback.on_accepted(Permit(number, 0.0), 0.15)
+    assert feedback.min_rtt == pytest.approx(0.15)
 
 
 def test_arrival_before_response_is_zero_for_long_windows() -> None:
     """A tenth of a second is negligible in a minute: the response itself is the bound."""
-    rtt = estimator_of(*[0.1] * 100)
-    assert rtt.arrival_before_response(60.0, 1.0) == 0.0
-    assert rtt.arrival_before_response(1.0, 1.0) == pytest.approx(0.1)
+    feedback = feedback_of(*[0.1] * 100)
+    assert feedback.arrival_before_response(60.0) == 0.0
+    assert feedback.arrival_before_response(1.0) == pytest.approx(0.1)
 
 
 def test_arrival_before_response_shrinks_with_the_margin() -> None:
     """A larger margin factor gives a smaller value, never below 0."""
-    rtt = estimator_of(*[0.1, 0.3] * 50)
-    taken = [rtt.arrival_before_response(1.0, margin) for margin in (1.0, 4.0, 8.0, 1000.0)]
+    feedback = feedback_of(*[0.1, 0.3] * 50)
+    taken: list[float] = []
+    for feedback.margin_factor in (1.0, 4.0, 8.0, 1000.0):
+        taken.append(feedback.arrival_before_response(1.0))
     assert taken == sorted(taken, reverse=True)
     assert taken[-1] == 0.0
 
 
 def test_assumed_arrival_needs_long_varying_responses() -> None:
     """With steady responses, or a long window, the response is the bound."""
-    slow, steady = estimator_of(*[0.2, 1.4] * 50), estimator_of(*[0.10, 0.16] * 50)
-    lessons = Feedback([Quota(2, 1.0)])
-    assert slow.assumed_arrival(1.0, lessons) == SLACK
-    assert slow.assumed_arrival(600.0, lessons) == math.inf
-    assert steady.assumed_arrival(1.0, lessons) == math.inf
-    lessons.margin_factor = 2.0
-    assert slow.assumed_arrival(1.0, lessons) == 2 * SLACK
+    slow, steady = feedback_of(*[0.2, 1.4] * 50), feedback_of(*[0.10, 0.16] * 50)
+    assert slow.assumed_arrival(1.0) == SLACK
+    assert slow.assumed_arrival(600.0) == math.inf
+    assert steady.assumed_arrival(1.0) == math.inf
+    slow.margin_factor = 2.0
+    assert slow.assumed_arrival(1.0) == 2 * SLACK
 
 
 def test_rejection_of_an_idle_slot_stops_bursts() -> None:

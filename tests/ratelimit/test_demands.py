@@ -218,7 +218,7 @@ def test_limiter_forgets_idle_shares() -> None:
         demand = limiter.kind_of(Demand(share=Share(f"job {number}", 0.5)))
         now = limiter.next_permit_at(number / 10, demand=demand)
         limiter.on_response(limiter.acquire(now, demand), now, None)
-    assert len(limiter._sliding) < 1100  # pyright: ignore[reportPrivateUsage]
+    assert len(limiter._counters) < 1100  # pyright: ignore[reportPrivateUsage]
 
 
 def test_limiter_keeps_a_share_with_nobody_else() -> None:

@@ -20,7 +20,7 @@ from asyncclients.ratelimit.external import (
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.slots import Permit, SlidingWindow
+from asyncclients.ratelimit.slots import Permit, SlidingWindow, Taken
 from asyncclients.sandbox.limits import FixedWindow, ServerLimit, SlidingLog, TokenBucket
 
 TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)
@@ -50,7 +50,7 @@ class Shared:
             info = self._arrive(now + 0.1)
             now += 0.2
             self.limiter.on_response(permit, now, info)
-            yield now, self.limiter.external_rate
+            yield now, self.limiter.external.rate
 
     def _arrive(self, now: float) -> RateLimitInfo:
         while self._next <= min(now, self.until):
@@ -121,17 +121,17 @@ class Observed:
     """A window, our calls in it, and the reports in their responses."""
 
     def __init__(self, *quotas: Quota) -> None:
-        self.windows = [SlidingWindow(quota) for quota in quotas]
+        self.windows = [SlidingWindow(quota, 0.0) for quota in quotas]
+        self.taken = Taken(1, tuple(self.windows), {})
         self.foreign = ExternalUsage(Feedback(quotas))
         self.sent = 0
 
     def hear(self, now: float, remaining: int, limit: int = 100) -> float:
         """A call is sent at *now* and answered at once; the foreign rate after that."""
         self.sent += 1
-        slots = [(window, now + window.period) for window in self.windows]
-        for window, end in slots:
-            window.acquire(now, end)
-        permit = Permit(self.sent, now, slots=slots, slot_idle_for=0.0)
+        permit = Permit(self.sent, now, self.taken)
+        for window in self.windows:
+            window.take(permit, now)
         self.foreign.observe(
             self.windows, permit, now, RateLimitInfo(limit=limit, remaining=remaining)
         )
@@ -151,10 +151,10 @@ def test_depletion_sees_usage_that_the_level_misses() -> None:
 
 def test_depletion_ignores_responses_out_of_order() -> None:
     """The order in which concurrent calls arrived is unknown, so their difference is not used."""
-    window, foreign = SlidingWindow(HUNDRED), ExternalUsage(Feedback([HUNDRED]))
+    window, foreign = SlidingWindow(HUNDRED, 0.0), ExternalUsage(Feedback([HUNDRED]))
     for number, sent_at, remaining in ((1, 0.0, 90), (2, 18.0, 60), (3, 19.0, 30)):
-        window.acquire(sent_at, sent_at + 60.0)
-        permit = Permit(number, sent_at, slots=[(window, sent_at + 60.0)], slot_idle_for=0.0)
+        permit = Permit(number, sent_at)
+        window.take(permit, sent_at)
         foreign.observe(
             [window], permit, 20.0 + number, RateLimitInfo(limit=100, remaining=remaining)
         )
@@ -213,7 +213,7 @@ def pauses(rejected: float, number: int) -> PauseEstimator:
         count += rejected
         is_rejected = count >= 1.0
         count -= is_rejected
-        estimator.add(SlidingWindow(TWO), float(index), is_rejected=is_rejected)
+        estimator.add(SlidingWindow(TWO, 0.0), float(index), is_rejected=is_rejected)
     return estimator
 
 
@@ -250,7 +250,7 @@ def test_rejections_of_calls_that_followed_no_pause_prove_nothing() -> None:
     """A call that is accepted after each pause shows that the pauses suffice: no others."""
     limiter = Limiter([TWO])
     now = reject_every_fourth(limiter, 400, 1.0)
-    assert limiter.external_rate == 0.0
+    assert limiter.external.rate == 0.0
     assert limiter.snapshot(now).rate_factor < 0.35
 
 
@@ -266,7 +266,7 @@ def test_rate_is_halved_at_most_by_others_with_a_small_quota(
         info = RateLimitInfo(is_rate_limited=True, retry_after=retry_after) if is_rejected else None
         limiter.on_response(limiter.acquire(now), now + 0.1, info)
     assert limiter.snapshot(now).rate_factor == pytest.approx(lowest, abs=0.02)
-    assert (limiter.external_rate > 0.5) is (retry_after is not None)
+    assert (limiter.external.rate > 0.5) is (retry_after is not None)
 
 
 def test_pause_is_no_sample_while_calls_of_ours_are_in_the_window() -> None:
@@ -276,4 +276,4 @@ def test_pause_is_no_sample_while_calls_of_ours_are_in_the_window() -> None:
         now = limiter.next_permit_at(now)
         info = RateLimitInfo(is_rate_limited=True, retry_after=1.0) if number % 3 == 0 else None
         limiter.on_response(limiter.acquire(now), now + 0.1, info)
-    assert limiter.external_rate == 0.0
+    assert limiter.external.rate == 0.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any, Literal
@@ -455,7 +457,7 @@ def test_own_calls_are_no_external_usage() -> None:
     permits = [send(limiter, 0.0) for _ in range(4)]
     for remaining, permit in zip((99, 98, 97, 96), permits, strict=True):
         limiter.on_response(permit, 0.1, RateLimitInfo(limit=100, remaining=remaining, reset=60.0))
-    assert limiter.external_rate == 0.0
+    assert limiter.external.rate == 0.0
     assert limiter.held(0.1) == 4
 
 
@@ -469,13 +471,13 @@ def test_external_usage_is_detected_and_forgotten() -> None:
         remaining = 100 - 50 - limiter.held(now)
         info = RateLimitInfo(limit=100, remaining=max(0, remaining), reset=1.0)
         limiter.on_response(permit, now, info)
-    assert 0.3 < limiter.external_rate < 50 / 60 * 1.3
+    assert 0.3 < limiter.external.rate < 50 / 60 * 1.3
     for _ in range(100):
         now = limiter.next_permit_at(now)
         permit = limiter.acquire(now)
         info = RateLimitInfo(limit=100, remaining=100 - limiter.held(now), reset=60.0)
         limiter.on_response(permit, now, info)
-    assert limiter.external_rate == 0.0
+    assert limiter.external.rate == 0.0
 
 
 @pytest.mark.parametrize(
@@ -494,7 +496,7 @@ def test_invalid_reports_are_ignored(info: RateLimitInfo) -> None:
     limiter = Limiter([HUNDRED])
     limiter.on_response(send(limiter, 0.0), 0.0, info)
     assert limiter.next_permit_at(0.0) == 0.0
-    assert limiter.external_rate == 0.0
+    assert limiter.external.rate == 0.0
 
 
 def test_outdated_report_is_ignored() -> None:
@@ -513,16 +515,37 @@ def test_contradicted_zero_is_ignored_after_three_times() -> None:
     for permit in permits:
         limiter.on_response(permit, 0.1, RateLimitInfo(limit=100, remaining=0, reset=60.0))
     assert limiter.next_permit_at(1.0) == 1.0
-    assert limiter.external_rate == 0.0
+    assert limiter.external.rate == 0.0
 
 
 def test_window_does_not_grow() -> None:
     """After 10,000 calls a window of two keeps some hundreds of expiries."""
-    window = SlidingWindow(TWO)
+    window = SlidingWindow(TWO, 0.0)
     for call in range(10_000):
-        assert window.free_at(float(call), 0) == call
-        window.acquire(float(call), call + 1.0)
+        assert window.next_at(float(call), 0) == call
+        window.take(Permit(call, float(call)), float(call))
     assert len(window.expiries) < 300
+
+
+class Owner:
+    """Owns a limiter, which reads its clock."""
+
+    def __init__(self) -> None:
+        self.limiter = Limiter([Quota.calendar(5, "day")], wall_time=self.wall_time)
+
+    def wall_time(self, at: float) -> float:
+        return at
+
+
+def test_limiter_is_collected_with_its_owner() -> None:
+    """A limiter with a call in flight, and a clock that refers to it, is freed."""
+    owner = Owner()
+    owner.limiter.on_rate_limited(0.0, 1e9)
+    owner.limiter.acquire(200.0)
+    gone = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert gone() is None
 
 
 def test_unavailability_pauses_without_feedback() -> None:
