@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from asyncclients.vendors.intouch import IntouchClient as IntouchClient
     from asyncclients.vendors.totango import TotangoClient as TotangoClient
 else:
+    from asyncclients import errors
     from asyncclients.lazy import lazy
 
     __getattr__, __dir__, __all__ = lazy(
@@ -83,17 +84,7 @@ else:
             "core.options": "Options",
             "core.pool": "SessionPool",
             "core.retry": "RetryPolicy",
-            "errors": (
-                "AsyncClientsError AttemptTimeoutError BackfillError BackfillStoppedError "
-                "BadRequestError ClientClosedError ConfigurationError ConflictError "
-                "ConnectError DeadlineExceededError DecodeError DisconnectedError "
-                "ForbiddenError InputError InvalidValueError NoResponseError NotFoundError "
-                "OutcomeUnknownError PaginationError RateLimitedError ResponseTooLargeError "
-                "ServerError StateError StateInUseError StateMismatchError StatusError TLSError "
-                "TokenEndpointError TokenError TokenRejectedError UnauthorizedError "
-                "UnexpectedRedirectError UnprocessableEntityError UploadError "
-                "WrongEventLoopError"
-            ),
+            "errors": " ".join(name for name in vars(errors) if name.endswith("Error")),
             "middleware": "quota_middleware",
             "ratelimit.quota": "Priority Quota",
             "vendors.digital_onboarding": "DigitalOnboardingClient",

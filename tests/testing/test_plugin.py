@@ -68,6 +68,7 @@ def test_plugin_loads_nothing_unasked(pytester: pytest.Pytester) -> None:
         def test_modules():
             ours = [name for name in sys.modules if name.startswith("asyncclients.")]
             assert sorted(ours) == [
+                "asyncclients.errors",
                 "asyncclients.lazy",
                 "asyncclients.testing",
                 "asyncclients.testing.clock",
