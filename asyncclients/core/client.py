@@ -325,11 +325,7 @@ class VendorClient:
 
 
 def check_pool(pool: object) -> None:
-    """Check that *pool* is a `SessionPool`; the error shows its type only, as it may be a key.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
+    """Check that *pool* is a `SessionPool`; the error shows its type only, as it may be a key."""
     if not isinstance(pool, SessionPool):
         raise ConfigurationError(
             f"a client's first argument must be a SessionPool, not {kind_of(pool)}",
@@ -341,13 +337,7 @@ def check_pool(pool: object) -> None:
 def read_credential(
     vendor: Vendor, name: str, given: Secret | None, file: FilePath | None = None
 ) -> Secret:
-    """Return the credential of argument *name*: *given*, or what is in *file*.
-
-    Args:
-        vendor: names the variable.
-        name: of the argument.
-        given: holds the credential, or a function that returns its current value.
-        file: path of a file with the credential, such as a mounted secret.
+    """Return the credential of argument *name*: *given*, text or a function, or that in *file*.
 
     Raises:
         ConfigurationError: it cannot be a credential; the error does not show it.
@@ -376,11 +366,7 @@ def read_credential(
 
 
 def _read_file(argument: str, path: FilePath) -> Secret:
-    """Return the content of *path* without line ends at its end.
-
-    Raises:
-        ConfigurationError: it cannot be read.
-    """
+    """Return the content of *path* without line ends at its end."""
     check_type(argument, path, (str, os.PathLike), f"{argument}='/run/secrets/key'")
     try:
         return Secret(Path(path).read_text("utf-8").rstrip("\r\n"))
