@@ -24,7 +24,7 @@ import asyncclients
 from asyncclients.base_url import check_base_url
 from asyncclients.cli.doctor_limits import check_limits
 from asyncclients.cli.operations import CLIENTS
-from asyncclients.cli.output import Finding, show
+from asyncclients.cli.output import Finding, checked, show
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, PROXY, from_environment, limits_store
 from asyncclients.core.client import VendorClient
 from asyncclients.core.network import network_arguments
@@ -77,12 +77,11 @@ async def doctor(
 
 
 def _versions() -> list[Finding]:
-    python = platform.python_version()
     found = [
-        Finding("asyncclients", asyncclients.__version__, True),
-        Finding("Python", python, True),
+        checked("asyncclients", asyncclients.__version__),
+        checked("Python", platform.python_version()),
     ]
-    found += [Finding(name, importlib.metadata.version(name), True) for name in _PACKAGES]
+    found += [checked(name, importlib.metadata.version(name)) for name in _PACKAGES]
     for extra, package in _EXTRAS.items():
         try:
             version = importlib.metadata.version(package)
@@ -94,15 +93,10 @@ def _versions() -> list[Finding]:
 
 def _parser() -> Finding:
     parser = import_module("aiohttp.http_parser").HttpResponseParser.__module__
-    compiled = parser == "aiohttp._http_parser"
-    return Finding(
-        "aiohttp's C parser",
-        "in use" if compiled else "absent",
-        compiled,
-        ""
-        if compiled
-        else "Install aiohttp from a wheel: the pure parser is slow and less hardened",
-    )
+    if parser == "aiohttp._http_parser":
+        return checked("aiohttp's C parser", "in use")
+    advice = "Install aiohttp from a wheel: the pure parser is slow and less hardened"
+    return checked("aiohttp's C parser", "absent", advice)
 
 
 def _ca_store() -> Finding:
@@ -112,23 +106,22 @@ def _ca_store() -> Finding:
     filled = bool(paths.capath) and directory.is_dir() and any(directory.iterdir())
     advice = "" if count or filled else "Install ca-certificates, or set SSL_CERT_FILE"
     found = f"{count} certificates" if count else str(paths.capath or paths.openssl_cafile)
-    return Finding("CA store", found, not advice, advice)
+    return checked("CA store", found, advice)
 
 
 async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:
     names = vendor.environment.values()
-    present = [n for n in names if os.environ.get(n) or os.environ.get(f"{n}_FILE")]
-    if not present:
+    missing = [n for n in names if not (os.environ.get(n) or os.environ.get(f"{n}_FILE"))]
+    if len(missing) == len(names):
         return [Finding(vendor.name, "not set up", None, f"Set {', '.join(names)} to use it")]
-    missing = [name for name in names if name not in present]
     if missing:
-        return [Finding(vendor.name, f"without {', '.join(missing)}", False, "Set it as well")]
+        return [checked(vendor.name, f"without {', '.join(missing)}", "Set it as well")]
     variable = f"{vendor.name.upper()}_BASE_URL"
     try:
         url = check_base_url(os.environ.get(variable) or vendor.base_url, variable)
     except ConfigurationError as error:
-        return [Finding(vendor.name, error.message, False, error.advice or "")]
-    found = [Finding(vendor.name, "credentials set", True)]
+        return [checked(vendor.name, error.message, error.advice or f"Check {variable}")]
+    found = [checked(vendor.name, "credentials set")]
     return [*found, await _reach(vendor.name, url)] if connect else found
 
 
@@ -137,47 +130,44 @@ async def _proxy(address: str, *, connect: bool) -> Finding:
     try:
         network_arguments(None, Secret(address))
     except ConfigurationError as error:
-        return Finding("proxy", error.message, False, f"Check {PROXY}")
-    return await _reach("proxy", address) if connect else Finding("proxy", "set", True)
+        return checked("proxy", error.message, f"Check {PROXY}")
+    return await _reach("proxy", address) if connect else checked("proxy", "set")
 
 
 async def _database(address: str, *, connect: bool) -> Finding:
     """Check that the job database at *address* is reachable; shows no password."""
-    what = "job database"
+    what, check = "job database", f"Check {DATABASE_URL}"
     try:
         parts = urlsplit(address)
-        port = parts.port
+        port = parts.port or _PORTS.get(parts.scheme)
     except ValueError:
-        return Finding(what, "unreadable address", False, f"Check {DATABASE_URL}")
-    if parts.scheme in _PORTS and parts.hostname:
-        if connect:
-            return await _reach(what, address)
-        return Finding(f"{what} at {parts.hostname}", f"port {port or _PORTS[parts.scheme]}", True)
-    path = Path(parts.path.removeprefix("/") if parts.scheme == "sqlite" else parts.path)
-    if parts.scheme not in ("", "sqlite"):
-        return Finding(what, f"unknown scheme {parts.scheme}", False, f"Check {DATABASE_URL}")
-    if path.parent.is_dir():
-        return Finding(what, str(path), True)
-    return Finding(
-        what, f"no directory {path.parent}", False, f"Create it, or check {DATABASE_URL}"
-    )
+        return checked(what, "unreadable address", check)
+    if parts.scheme in ("", "sqlite"):
+        path = Path(parts.path.removeprefix("/") if parts.scheme else parts.path)
+        if path.parent.is_dir():
+            return checked(what, str(path))
+        return checked(what, f"no directory {path.parent}", f"Create it. {check}")
+    if not port or not parts.hostname:
+        return checked(what, "unusable address", check)
+    if connect:
+        return await _reach(what, address)
+    return checked(f"{what} at {parts.hostname}", f"port {port}")
 
 
 async def _reach(name: str, url: str) -> Finding:
     """Connect, with TLS, and close: without a request no quota is used."""
     parts = urlsplit(url)
-    host, tls = parts.hostname or "", parts.scheme == "https"
-    where = f"{name} at {host}"
+    host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+    tls = parts.scheme == "https" or None
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
-            _, writer = await asyncio.open_connection(
-                host, parts.port or _PORTS.get(parts.scheme), ssl=tls or None
-            )
+            _, writer = await asyncio.open_connection(host, port, ssl=tls)
             writer.close()
             await writer.wait_closed()
-    except (OSError, ssl.SSLError) as error:
-        return Finding(where, type(error).__name__, False, "Check the address, the network and TLS")
-    return Finding(where, "reachable", True)
+    except OSError as error:
+        advice = "Check the address, the network and TLS"
+        return checked(f"{name} at {host}", type(error).__name__, advice)
+    return checked(f"{name} at {host}", "reachable")
 
 
 def _print(findings: list[Finding]) -> None:

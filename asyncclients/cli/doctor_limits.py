@@ -16,8 +16,8 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
-from asyncclients.cli.output import Finding
-from asyncclients.cli.shared import limits_store
+from asyncclients.cli.output import Finding, checked
+from asyncclients.cli.shared import LIMITS, limits_store
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores.protocol import StoreUnavailableError
@@ -39,29 +39,23 @@ async def check_limits(address: str, *, connect: bool) -> list[Finding]:
             return await asyncio.to_thread(_check_file, Path(address))
         return await _check_server(Secret(address), connect=connect)
     except ConfigurationError as error:
-        return [Finding(_STORE, error.message, False, error.advice or "")]
+        return [checked(_STORE, error.message, error.advice or f"Check {LIMITS}")]
     except StoreUnavailableError as error:
         return [Finding(_STORE, str(error), False, error.advice)]
-
-
-# --- A file -------------------------------------------------------------------------------
 
 
 def _check_file(path: Path) -> list[Finding]:
     if not path.exists():
         if os.access(path.parent, os.W_OK):
-            return [Finding(_STORE, f"{path} will be created at the first call", True)]
+            return [checked(_STORE, f"{path} will be created at the first call")]
         advice = "Let this user write there, or name another file"
-        return [Finding(_STORE, f"{path} cannot be created in its directory", False, advice)]
+        return [checked(_STORE, f"{path} cannot be created in its directory", advice)]
     seconds = [time_transaction(path) for _ in range(_SAMPLES)]
     return [
-        Finding(f"{_STORE} {path}", "can be read and written", True),
-        Finding(f"{_STORE}: version", f"SQLite {sqlite3.sqlite_version}", True),
+        checked(f"{_STORE} {path}", "can be read and written"),
+        checked(f"{_STORE}: version", f"SQLite {sqlite3.sqlite_version}"),
         _latency(seconds, "Use a local disk, not a network file system"),
     ]
-
-
-# --- A server -----------------------------------------------------------------------------
 
 
 async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
@@ -73,22 +67,21 @@ async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
     )
 
     address = parse_address(url)
-    store = str(address)
+    store, timeout = str(address), address.timeout
     if not connect:
         return [Finding(f"{_STORE} at {store}", "not connected to", None)]
     client: Any = create_client(address)  # redis-py leaves most of its types open
     try:
-        denied = await _denied_commands(client, store, address.timeout)
-        findings = [Finding(f"{_STORE} at {store}", "reachable", True)]
+        denied = await _denied_commands(client, store, timeout)
+        rights = checked(f"{_STORE}: rights", "sufficient")
         if denied:
-            found, advice = f"the user of the URL may not run {', '.join(denied)}", ACL_RIGHTS
-            advice = f"ACL SETUSER with {advice}; rename no command"
-            findings.append(Finding(f"{_STORE}: rights", found, False, advice))
-        else:
-            findings.append(Finding(f"{_STORE}: rights", "sufficient", True))
-        findings += await _facts(client, store, address.timeout)
+            found = f"the user of the URL may not run {', '.join(denied)}"
+            advice = f"ACL SETUSER with {ACL_RIGHTS}; rename no command"
+            rights = checked(rights.what, found, advice)
+        findings = [checked(f"{_STORE} at {store}", "reachable"), rights]
+        findings += await _facts(client, store, timeout)
         if "TIME" not in denied:
-            findings += await _clock_and_latency(client, store, address.timeout)
+            findings += await _clock_and_latency(client, store, timeout)
     finally:
         await close(client)
     return findings
@@ -161,17 +154,17 @@ async def _facts(client: Any, store: str, timeout: float) -> list[Finding]:
     if facts is None:
         found = "not known, since the user of the URL may not run INFO"
         return [Finding(f"{_STORE}: version", found, None, "Give the user +info to check it")]
-    version = Finding(f"{_STORE}: version", f"{facts.server} {facts.version}", True)
+    version, advice = f"{facts.server} {facts.version}", ""
     if facts.is_too_old:
-        advice = "Use Redis 6.2 or later, or Valkey"
-        version = Finding(version.what, f"{version.found}, which is too old", False, advice)
-    advice = "Set noeviction, or use a server without other data" if facts.may_evict else ""
-    found = f"{facts.policy}, maxmemory {facts.max_memory:,} bytes"
+        version, advice = f"{version}, which is too old", "Use Redis 6.2 or later, or Valkey"
+    findings = [checked(f"{_STORE}: version", version, advice)]
+    found, advice = f"{facts.policy}, maxmemory {facts.max_memory:,} bytes", ""
     if facts.may_evict:
         found += ": an evicted log stops its calls for a period"
+        advice = "Set noeviction, or use a server without other data"
     elif not facts.max_memory:
         found = "no maxmemory, so nothing is evicted"
-    return [version, Finding(f"{_STORE}: eviction", found, not facts.may_evict, advice)]
+    return [*findings, checked(f"{_STORE}: eviction", found, advice)]
 
 
 async def _clock_and_latency(client: Any, store: str, timeout: float) -> list[Finding]:
@@ -184,22 +177,15 @@ async def _clock_and_latency(client: Any, store: str, timeout: float) -> list[Fi
         took = time.perf_counter() - began
         samples.append((took, seconds + micros / 1e6 - began_at - took / 2))
     difference = min(samples)[1]
-    good = abs(difference) <= _CLOCK_DIFFERENCE
-    way = "ahead of" if difference > 0 else "behind"
-    return [
-        Finding(
-            f"{_STORE}: clock",
-            f"{abs(difference):.3f} s {way} this machine's",
-            good,
-            "" if good else "Check the time service of both: calendar quotas follow the clocks",
-        ),
-        _latency([took for took, _ in samples], "Use a store in the same network"),
-    ]
+    found = f"{abs(difference):.3f} s {'ahead of' if difference > 0 else 'behind'} this machine's"
+    advice = ""
+    if abs(difference) > _CLOCK_DIFFERENCE:
+        advice = "Check the time service of both: calendar quotas follow the clocks"
+    latency = _latency([took for took, _ in samples], "Use a store in the same network")
+    return [checked(f"{_STORE}: clock", found, advice), latency]
 
 
 def _latency(seconds: list[float], advice: str) -> Finding:
     middle = median(seconds)
-    good = middle < _SLOW
-    return Finding(
-        f"{_STORE}: latency", f"{middle * 1e3:.1f} ms per request", good, "" if good else advice
-    )
+    found = f"{middle * 1e3:.1f} ms per request"
+    return checked(f"{_STORE}: latency", found, "" if middle < _SLOW else advice)

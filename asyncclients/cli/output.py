@@ -52,6 +52,11 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
+def checked(what: str, found: str, advice: str = "") -> Finding:
+    """Return the finding of a check, which has *advice* if *found* is not as it should be."""
+    return Finding(what, found, not advice, advice)
+
+
 def duration(seconds: float) -> str:
     """Return *seconds* as text, as in "45 s", "9 min 5 s", "12 min" or "1 h 5 min"."""
     minutes, rest = divmod(round(seconds), 60)
