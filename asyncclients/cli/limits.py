@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -20,23 +21,29 @@ app = App(
     help="Pause a vendor, or change its limit, for all processes.",
     help_format="plaintext",
 )
-_STORE = Parameter(
-    help=f"the limit store of the processes: redis://HOST or a file; by default the variable {LIMITS}"
-)
 _SCOPE = Parameter(
     help="name of a vendor in any case, or start of a scope's id as `limits show` prints it"
 )
-_JSON = Parameter(negative="", help="print the scopes as JSON")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The limit store and the output."""
+
+    limits: str = ""
+    """the limit store of the processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS"""
+    json: Annotated[bool, Parameter(negative="")] = False
+    """print the scopes as JSON"""
+
+
+_NONE = Options()
 
 
 @app.command(name="show")
-async def show_limits(
-    *,
-    limits: Annotated[str, _STORE] = "",
-    json: Annotated[bool, _JSON] = False,
-) -> None:
+async def show_limits(*, options: Options = _NONE) -> None:
     """Show the scopes in the store: quotas, processes and pauses."""
-    _print(await _control(limits).show(), json=json)
+    _print(await _control(options).show(), options)
 
 
 @app.command
@@ -45,24 +52,17 @@ async def pause(
     /,
     *,
     seconds: Annotated[float, Parameter(help="length of the pause")] = 600.0,
-    limits: Annotated[str, _STORE] = "",
-    json: Annotated[bool, _JSON] = False,
+    options: Options = _NONE,
 ) -> None:
     """Send no calls of SCOPE for a while, in any process; calls wait."""
     check_seconds("--seconds", seconds, advice="Write it as in --seconds 600")
-    _print(await _control(limits).pause(scope, seconds), json=json)
+    _print(await _control(options).pause(scope, seconds), options)
 
 
 @app.command
-async def resume(
-    scope: Annotated[str, _SCOPE],
-    /,
-    *,
-    limits: Annotated[str, _STORE] = "",
-    json: Annotated[bool, _JSON] = False,
-) -> None:
+async def resume(scope: Annotated[str, _SCOPE], /, *, options: Options = _NONE) -> None:
     """End the pause of SCOPE. A pause that the vendor asked for stays."""
-    _print(await _control(limits).resume(scope), json=json)
+    _print(await _control(options).resume(scope), options)
 
 
 @app.command(name="set")
@@ -74,8 +74,7 @@ async def set_quotas(
         list[str] | None,
         Parameter(negative="", help="LIMIT/SECONDS, as in 2/1; give it once for each quota"),
     ] = None,
-    limits: Annotated[str, _STORE] = "",
-    json: Annotated[bool, _JSON] = False,
+    options: Options = _NONE,
 ) -> None:
     """Apply other quotas to SCOPE than those that the processes have configured.
 
@@ -83,11 +82,11 @@ async def set_quotas(
     day or month, are not replaced.
     """
     quotas = [read_quota(each) for each in quota or ()]
-    _print(await _control(limits).set(scope, quotas), json=json)
+    _print(await _control(options).set(scope, quotas), options)
 
 
-def _control(address: str) -> LimitsControl:
-    store: Any = limits_store(from_environment(address, LIMITS))
+def _control(options: Options) -> LimitsControl:
+    store: Any = limits_store(from_environment(options.limits, LIMITS))
     if store is None:
         raise ConfigurationError(
             "the limits are in the store that the processes share",
@@ -96,9 +95,9 @@ def _control(address: str) -> LimitsControl:
     return LimitsControl(store)
 
 
-def _print(scopes: Sequence[ScopeLimits], *, json: bool) -> None:
+def _print(scopes: Sequence[ScopeLimits], options: Options) -> None:
     lines = "\n".join(map(_line, scopes)) or "The store has no scopes: no process uses it"
-    show(scopes, as_json=json, describe=lambda _: lines)
+    show(scopes, as_json=options.json, describe=lambda _: lines)
 
 
 def _line(scope: ScopeLimits) -> str:

@@ -13,11 +13,12 @@ from typing import Any, TextIO
 import msgspec
 
 from asyncclients.backfill import Plan, Report, Status, SyncReport
-from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.errors import encodable
 
 _VENDOR_MODULE = re.compile(r"^asyncclients\.vendors\.(\w+)\.client\.")
 """What precedes the resource in the stored name of an operation."""
+_ROWS = ("done", "failed", "unknown", "skipped")
+_DIFFERENCES = ("added", "changed", "removed", "unchanged")
 _COARSE = 10
 """Minutes; a longer duration is shown without its seconds."""
 _PREVIEW_LENGTH = 1000
@@ -138,21 +139,26 @@ def _plan_text(plan: Plan) -> str:
     return "\n".join(parts)
 
 
+def _counts(found: Any, *names: str) -> str:
+    return ", ".join(f"{getattr(found, name):,} {name}" for name in names)
+
+
+def _of_run(report: Report | SyncReport) -> str:
+    use = f"{duration(report.seconds)}, {report.quota_use:.1%} of the quota"
+    return f"{_counts(report, 'requests', 'rejected')}, {use}"
+
+
 def _report_text(report: Report) -> str:
-    counts = (
-        f"{report.done:,} done, {report.failed:,} failed, {report.unknown:,} unknown, "
-        f"{report.skipped:,} skipped; {report.requests:,} requests, {report.rejected:,} rejected, "
-        f"{duration(report.seconds)}, {report.quota_use:.1%} of the quota"
-    )
-    parts = [counts]
+    parts = [f"{_counts(report, *_ROWS)}; {_of_run(report)}"]
     if report.added or report.changed or report.removed or report.unchanged:
-        parts.append(f"Refresh: {_differences(report)}")
+        parts.append(f"Refresh: {_counts(report, *_DIFFERENCES)}")
     if not report.complete:
         parts.append(
             "Not complete: run the same command again to continue, without --limit to the end"
         )
-    parts += [*_rows_to_check(report), *(f"Not verified: {why}" for why in report.unverified)]
-    return "\n".join(parts)
+    return "\n".join(
+        [*parts, *_rows_to_check(report), *(f"Not verified: {why}" for why in report.unverified)]
+    )
 
 
 def _rows_to_check(report: Report | SyncReport) -> Iterator[str]:
@@ -162,19 +168,10 @@ def _rows_to_check(report: Report | SyncReport) -> Iterator[str]:
         yield "Unknown rows may or may not have arrived: see `asyncclients status`"
 
 
-def _differences(counts: Report | LastRefresh) -> str:
-    return (
-        f"{counts.added:,} added, {counts.changed:,} changed, {counts.removed:,} removed, "
-        f"{counts.unchanged:,} unchanged"
-    )
-
-
 def sync_text(report: SyncReport) -> str:
     """Return the report of a sync as a few lines."""
-    names = ("created", "updated", "deleted", "unchanged", "missing", "failed", "unknown")
-    counts = ", ".join(f"{getattr(report, name):,} {name}" for name in (*names, "skipped"))
-    use = f"{report.requests:,} requests, {report.rejected:,} rejected"
-    parts = [f"{counts}; {use}, {duration(report.seconds)}, {report.quota_use:.1%} of the quota"]
+    names = ("created", "updated", "deleted", "unchanged", "missing", *_ROWS[1:])
+    parts = [f"{_counts(report, *names)}; {_of_run(report)}"]
     if report.remaining:
         parts.append(f"{report.remaining:,} changes remain: run the same command to continue")
     notes = (f"Note: {warning}" for warning in report.warnings)
@@ -186,7 +183,9 @@ def _refresh_lines(found: Status) -> list[str]:
     if (last := found.refreshed) is not None:
         ended = datetime.fromtimestamp(last.ended_at, UTC)
         by = f" (since {last.since})" if last.since else ""
-        lines.append(f"Last refresh{by}, {ended:%Y-%m-%d %H:%M} UTC: {_differences(last)}")
+        lines.append(
+            f"Last refresh{by}, {ended:%Y-%m-%d %H:%M} UTC: {_counts(last, *_DIFFERENCES)}"
+        )
     if found.refreshing is not None:
         read = f"{found.refreshing:,} items read"
         interrupted = f"Refresh interrupted, {read}: run it again to resume"
@@ -202,10 +201,7 @@ def status_text(found: Status) -> str:
         condition = f"running (process {found.running})"
     of = "" if found.total is None else f" of {found.total:,}"
     left = "" if found.remaining is None else f"; {found.remaining:,} remain"
-    counts = (
-        f"{found.done:,}{of} done, {found.failed:,} failed, {found.unknown:,} unknown, "
-        f"{found.skipped:,} skipped{left}"
-    )
+    counts = f"{found.done:,}{of} done, {_counts(found, *_ROWS[1:])}{left}"
     target = _VENDOR_MODULE.sub(r"\1.", job.target)
     parts = [f"{job.kind} {job.source} -> {target}: {condition}", counts]
     parts += _refresh_lines(found)

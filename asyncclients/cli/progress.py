@@ -105,15 +105,12 @@ class ProgressDisplay:
             return await work
         except Exception as failure:
             if len(self._jobs) > 1:
-                self._show_failure(encodable(name), _short(str(failure)))
+                reason = self._failures[encodable(name)] = _short(str(failure))
+                if self._live is not None:
+                    self._draw(self._refresh)
+                elif not self._quiet:
+                    say(f"{encodable(name)}: failed: {reason}", sys.stderr)
             raise
-
-    def _show_failure(self, name: str, reason: str) -> None:
-        self._failures[name] = reason
-        if self._live is not None:
-            self._draw(self._refresh)
-        elif not self._quiet:
-            say(f"{name}: failed: {reason}", sys.stderr)
 
     # --- Lines ------------------------------------------------------------------------
 
