@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -53,19 +54,13 @@ class Clients:
         """
         if vendor not in self._made:
             cls: type[VendorClient] = getattr(asyncclients, CLIENTS[vendor])
-            if self._pool is None:
-                placeholders = dict.fromkeys(cls.vendor.environment.values(), "placeholder")
-                self._made[vendor] = cls.from_env(SessionPool(), placeholders)
-            else:
-                self._made[vendor] = cls.from_env(self._pool)
+            names = cls.vendor.environment.values()
+            environ = dict.fromkeys(names, "placeholder") if self._pool is None else None
+            self._made[vendor] = cls.from_env(self._pool or SessionPool(), environ)
         return self._made[vendor]
 
-    def method(self, name: str, verbs: Sequence[str]) -> Callable[..., Any]:
-        """Return the method of *name*, or the first of *verbs* if it names only a resource.
-
-        Raises:
-            ValueError: it does not exist; the error lists the possible names.
-        """
+    def _method(self, name: str, verbs: Sequence[str]) -> Callable[..., Any]:
+        """Return the method of *name*, or the first of *verbs* if it names only a resource."""
         vendor, _, rest = name.partition(".")
         resource, _, verb = rest.partition(".")
         methods = _operations(self._resource(vendor, resource))
@@ -95,17 +90,16 @@ class Clients:
                 f"there is no vendor {vendor!r}{did_you_mean(vendor, CLIENTS)}; write "
                 f"VENDOR.RESOURCE, as in intouch.contacts; there are: {', '.join(CLIENTS)}"
             )
-        client = self.client(vendor)
-        found = vars(client).get(resource)
-        if not isinstance(found, Resource):
-            names = sorted(
-                name for name, held in vars(client).items() if isinstance(held, Resource)
-            )
-            problem = f"has no {resource!r}{did_you_mean(resource, names)}"
+        held = vars(self.client(vendor))
+        resources: dict[str, Resource] = {
+            name: held[name] for name in sorted(held) if isinstance(held[name], Resource)
+        }
+        if resource not in resources:
+            problem = f"has no {resource!r}{did_you_mean(resource, resources)}"
             if not resource:
-                problem = f"needs a resource, as in {vendor}.{names[0]}"
-            raise ValueError(f"{vendor} {problem}; it has: {', '.join(names)}")
-        return found
+                problem = f"needs a resource, as in {vendor}.{next(iter(resources))}"
+            raise ValueError(f"{vendor} {problem}; it has: {', '.join(resources)}")
+        return resources[resource]
 
     def read(self, name: str, query: Mapping[str, Any]) -> Callable[[], Any]:
         """Return a function that creates the list *name* with *query*, by default oldest first.
@@ -113,16 +107,12 @@ class Clients:
         Raises:
             ValueError: it is not a list, or its arguments are wrong or missing.
         """
-        method = self.method(name, _READS)
+        method = self._method(name, _READS)
         if get_origin(get_type_hints(method)["return"]) not in (Paginator, list):
             raise ValueError(f"{name} is not a list that can be pulled")
         parameters = inspect.signature(method).parameters
-        arguments = _typed(name, method, query, "--query", [*parameters])
-        missing = [
-            parameter.name
-            for parameter in parameters.values()
-            if parameter.default is parameter.empty and parameter.name not in arguments
-        ]
+        arguments = _typed(name, method, query, "--query")
+        missing = [each for each in _required(method) if each not in arguments]
         if missing:
             given = " ".join(f"--query {each}=VALUE" for each in missing)
             raise ValueError(f"{name} needs {' and '.join(missing)}: give {given}")
@@ -139,13 +129,11 @@ class Clients:
         Raises:
             ValueError: not exactly one argument is left for the row, or *bound* is wrong.
         """
-        method = self.method(name, _WRITES)
-        parameters = inspect.signature(method).parameters
-        required = [each.name for each in parameters.values() if each.default is each.empty]
-        endpoint = endpoint_of(method)
+        method = self._method(name, _WRITES)
+        required, endpoint = _required(method), endpoint_of(method)
         if not required or endpoint is None or endpoint.method == "GET":
             raise ValueError(f"{name} has no argument for a row")
-        arguments = _typed(name, method, bound, "--with", [*parameters])
+        arguments = _typed(name, method, bound, "--with")
         free = [each for each in required if each not in arguments]
         if not free:
             raise ValueError(
@@ -157,7 +145,8 @@ class Clients:
             raise ValueError(f"{name} also takes {others}: give --with NAME=VALUE for each")
         (row,) = free
         # The row is passed as the first argument, so those before it are bound by position.
-        before = [*parameters][: [*parameters].index(row)]
+        parameters = [*inspect.signature(method).parameters]
+        before = parameters[: parameters.index(row)]
         places = [arguments.pop(each) for each in before]
         call = partial(method, *places, **arguments) if bound else method
         hint = get_type_hints(method)[row]
@@ -189,9 +178,7 @@ class Write(NamedTuple):
         value = row.get(self.name)
         if value is None or value == "":
             raise ValueError(f"has no {self.name}")
-        if isinstance(value, str):
-            return value_of(value, self.scalar)
-        return value
+        return value_of(value, self.scalar) if isinstance(value, str) else value
 
 
 def value_of(given: Any, hint: Any) -> Any:
@@ -200,37 +187,20 @@ def value_of(given: Any, hint: Any) -> Any:
     Raises:
         ValueError: it has another type.
     """
-    if isinstance(given, str):
-        return _value_of_text(given, hint)
-    try:
-        return from_plain(given, _json_type(hint))
-    except msgspec.ValidationError:
-        raise ValueError(f"must be {_names(hint)}, not {given!r}") from None
-
-
-def _value_of_text(text: str, hint: Any) -> Any:
-    members = _members(hint)
-    if str in members:
-        return text
+    members, is_text = _members(hint), isinstance(given, str)
     literals = [member for member in members if get_origin(member) is Literal]
-    choices = [choice for literal in literals for choice in get_args(literal)]
-    if choices:
-        if text not in choices:
-            hint = did_you_mean(text, map(str, choices))
-            raise ValueError(f"must be {' or '.join(map(str, choices))}, not {text!r}{hint}")
-        return text
-    try:
-        return from_plain(text, hint, strict=False)
-    except msgspec.ValidationError:
-        pass
-    try:
-        return from_plain(msgspec.json.decode(text), _json_type(hint))
-    except (msgspec.MsgspecError, ValueError):
-        raise ValueError(f"must be {_names(hint)}, not {text!r}") from None
-
-
-def _names(hint: Any) -> str:
-    return " or ".join(sorted(getattr(member, "__name__", "JSON") for member in _members(hint)))
+    choices = [str(choice) for literal in literals for choice in get_args(literal)]
+    if is_text and (str in members or given in choices):
+        return given
+    with suppress(msgspec.ValidationError):
+        return from_plain(given, hint, strict=not is_text)
+    if is_text:
+        with suppress(msgspec.MsgspecError, ValueError):
+            return from_plain(msgspec.json.decode(given), hint)
+    names = choices or sorted(getattr(member, "__name__", "JSON") for member in members)
+    raise ValueError(
+        f"must be {' or '.join(names)}, not {given!r}{did_you_mean(str(given), choices)}"
+    )
 
 
 def _members(hint: Any) -> set[Any]:
@@ -246,22 +216,17 @@ def _takes_row(hint: Any) -> bool:
     return several or hasattr(hint, "__struct_fields__") or _members(hint) <= _SCALARS
 
 
-def _json_type(hint: Any) -> Any:
-    """Return *hint* with `Mapping` as `dict` and `Sequence` as `list`."""
-    (member, *_) = _members(hint)
-    abstract = {Mapping: dict, Sequence: list}
-    return abstract.get(get_origin(member), hint)
+def _required(method: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments of *method* without a default."""
+    parameters = inspect.signature(method).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty]
 
 
 def _typed(
-    name: str,
-    method: Callable[..., Any],
-    given: Mapping[str, Any],
-    option: str,
-    known: Sequence[str],
+    name: str, method: Callable[..., Any], given: Mapping[str, Any], option: str
 ) -> dict[str, Any]:
     """Return the arguments *given* for *method*, converted by its annotations."""
-    hints = get_type_hints(method)
+    hints, known = get_type_hints(method), [*inspect.signature(method).parameters]
     typed: dict[str, Any] = {}
     for argument, value in given.items():
         if argument not in known:
