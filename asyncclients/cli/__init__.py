@@ -79,37 +79,25 @@ _EXAMPLES = {
 }
 """A correct form of each command."""
 _VALUES = {
-    "--admission": "exact",
     "--changes": "changes.jsonl",
-    "--concurrency": "64",
     "--database-url": "postgresql://HOST/jobs",
-    "--engine": "dbos",
-    "--hours": "1",
     "--image": "arrivals.png",
     "--interactive": "0.5",
     "--key": "email",
-    "--lag": "300",
-    "--latency": "wan",
     "--limit": "100",
     "--limits": "limits.db",
     "--map": "mail=email",
-    "--max-deleted": "0.1",
-    "--max-failed": "0.1",
-    "--on-missing": "delete",
     "--port": "8000",
     "--query": "search=ann",
     "--quota": "2/1",
-    "--seconds": "600",
     "--seed": "1",
-    "--server": "sliding-log",
     "--set": "language=en",
     "--share": "0.6",
     "--since": "updated_at",
     "--state": "people.state",
     "--with": "program_uuid=4711",
-    "--workers": "50",
 }
-"""A correct value of each option that takes one."""
+"""A correct value of each option that takes one and has no default."""
 _REPEATED = {"--map", "--query", "--quota", "--set", "--with"}
 """Options that are given once for each value."""
 for _name, (_where, _help) in _COMMANDS.items():
@@ -151,8 +139,9 @@ def _correct_form(error: CycloptsError) -> str:
         return ""
     if isinstance(error, MissingArgumentError) and error.argument.required:
         return f"asyncclients {_EXAMPLES[command]}"
-    name = error.argument.name
-    return f"{name} {_VALUES[name]}" if name in _VALUES else ""
+    name, default = error.argument.name, error.argument.field_info.default
+    value = _VALUES.get(name, "" if default in (None, False) else default)
+    return f"{name} {value}" if value != "" else ""
 
 
 def _surplus(error: UnusedCliTokensError) -> str:

@@ -24,7 +24,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from typing import Any, Self
 from uuid import uuid4
 
@@ -50,8 +50,7 @@ from asyncclients.integrations.dbos.sqlite import Connection
 from asyncclients.integrations.dbos.workflows import (
     pull_pages,
     push_batches,
-    register_worker,
-    unregister_worker,
+    serving,
 )
 from asyncclients.integrations.jobs.database import Database
 from asyncclients.integrations.jobs.job_store import (
@@ -101,23 +100,29 @@ class Backfills:
         self.job_store = JobStore(self._database)
         self.worker = Worker(self._database, resolve)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-        self._heartbeats: asyncio.Task[None] | None = None
-        self._no_pickles = ExitStack()
+        self._exit = AsyncExitStack()
 
     # --- Lifecycle --------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        register_worker(self.worker)
-        self._no_pickles.enter_context(no_pickles())
-        try:
+        async with AsyncExitStack() as stack:  # runs every callback, even if one fails
+            stack.enter_context(serving(self.worker))
+            stack.push_async_callback(self._database.aclose)
+            stack.enter_context(no_pickles())
             await self._database.create()
+            stack.push_async_callback(remove_workers, self._database, [self.name])
             await record_heartbeat(self._database, self.name)
+            stack.push_async_callback(self._destroy)
+            stack.push_async_callback(self.worker.aclose)
             await self._launch()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        self._heartbeats = asyncio.create_task(self._send_heartbeats())
+            heartbeats = asyncio.create_task(self._send_heartbeats())
+            stack.callback(heartbeats.cancel)
+            self._exit = stack.pop_all()
         return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finish the attempts in flight and close; other workers continue the jobs."""
+        await self._exit.aclose()
 
     async def _launch(self) -> None:
         config = DBOSConfig(
@@ -136,18 +141,6 @@ class Backfills:
         await DBOS.register_queue_async(
             _QUEUE, worker_concurrency=_SHARDS, polling_interval_sec=_POLL
         )
-
-    async def __aexit__(self, *_: object) -> None:
-        """Finish the attempts in flight and close; other workers continue the jobs."""
-        if self._heartbeats is not None:
-            self._heartbeats.cancel()
-        async with AsyncExitStack() as stack:  # runs every callback, even if one fails
-            stack.push_async_callback(self._database.aclose)
-            stack.push_async_callback(remove_workers, self._database, [self.name])
-            stack.callback(unregister_worker)
-            stack.callback(self._no_pickles.close)
-            stack.push_async_callback(self._destroy)
-            await self.worker.aclose()
 
     async def _destroy(self) -> None:
         # DBOS replaced the loop's executor and shuts it down, but the loop is still in use.

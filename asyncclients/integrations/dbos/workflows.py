@@ -19,8 +19,9 @@ from asyncclients.integrations.jobs.worker import Worker
 _current: Worker | None = None
 
 
-def register_worker(worker: Worker) -> None:
-    """Run the steps of this process in *worker*.
+@contextmanager
+def serving(worker: Worker) -> Generator[None]:
+    """Run the steps of this process in *worker* while the block is open.
 
     Raises:
         ConfigurationError: this process has a worker already.
@@ -29,12 +30,10 @@ def register_worker(worker: Worker) -> None:
     if _current is not None:
         raise ConfigurationError("this process has an open Backfills already")
     _current = worker
-
-
-def unregister_worker() -> None:
-    """Forget the worker of this process."""
-    global _current  # noqa: PLW0603
-    _current = None
+    try:
+        yield
+    finally:
+        _current = None
 
 
 def _worker() -> Worker:
