@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -79,8 +79,9 @@ def read_status(path: str | os.PathLike[str]) -> Status:
         StateInUseError: it is a hard link, and a job uses it under another name.
         StateError: it cannot be read.
     """
-    with _reading(target_of(path)) as opened:
-        return _status(*opened)
+    with _reading(target_of(path)) as state:
+        job = read_job(state.database)
+        return {"pull": _read_pull, "push": _read_push, "sync": _read_sync}[job.kind](state, job)
 
 
 def read_push(
@@ -109,28 +110,34 @@ def copy_state(path: Path, copy: Path, job: JobIdentity, *, new_credential: bool
             database.backup(target)
 
 
+class _State(NamedTuple):
+    """An open state file; *running* is the id of the process that uses it."""
+
+    database: sqlite3.Connection
+    failures: str
+    running: int | None
+
+
 @contextmanager
-def _reading(path: Path) -> Generator[tuple[sqlite3.Connection, Path, int | None]]:
-    """Open the state file *path* without changing it; also yield the process that uses it."""
-    if not path.exists():
-        raise StateMismatchError(f"{path} does not exist", file=str(path))
+def _reading(path: Path) -> Generator[_State]:
+    """Open the state file *path* without changing it."""
+    if not path.is_file():
+        problem = "is a directory" if path.is_dir() else "does not exist"
+        raise StateMismatchError(f"{path} {problem}", file=str(path))
     check_companions(path)
     try:
         running = holder_of(path)
         if running is not None and not log_path(path).exists():
-            raise _hard_link(path)
+            raise StateInUseError(
+                f"{path} is a hard link to a state in use under another name, where its -wal file "
+                "is",
+                file=str(path),
+                advice="Give the path of the state that the job was started with",
+            )
         with closing(connect(path, _mode(path, running))) as database:
-            yield database, path, running
+            yield _State(database, str(path) + FAILED_SUFFIX, running)
     except (sqlite3.Error, OSError, msgspec.MsgspecError) as failure:
         raise unusable(path, failure) from None
-
-
-def _hard_link(path: Path) -> StateInUseError:
-    return StateInUseError(
-        f"{path} is a hard link to a state in use under another name, where its -wal file is",
-        file=str(path),
-        advice="Give the path of the state that the job was started with",
-    )
 
 
 def _mode(path: Path, running: int | None) -> Literal["rw", "ro"]:
@@ -145,61 +152,54 @@ def _remaining(state: PullState | PushState, settled: int) -> int | None:
     return None if state.total is None else max(0, state.total - settled)
 
 
-def _status(database: sqlite3.Connection, path: Path, running: int | None) -> Status:
-    job = read_job(database)
-    if job.kind == "pull":
-        pull = read_state(database, PullState) or PullState()
-        return Status(
-            job=job,
-            done=pull.done,
-            failed=pull.failed,
-            skipped=pull.skipped,
-            total=pull.total,
-            remaining=_remaining(pull, pull.found),
-            complete=pull.complete,
-            running=running,
-            failures=str(path) + FAILED_SUFFIX if pull.failed else None,
-            unverified=pull.unverified,
-            refreshed=pull.refreshed,
-            refreshing=None if pull.refresh is None else pull.refresh.reading.found,
-        )
-    if job.kind == "sync":
-        return _read_sync(database, job, path, running)
-    push = read_state(database, PushState) or PushState()
-    unknown = [read_unknown(row) for row in select(database, "SELECT * FROM unknown")]
-    known = {row.number for row in unknown}
-    if running is None:
-        unknown += [
-            Unknown(number=number, line=line, row=None, reason=_ON_THE_WIRE)
-            for number, line in push.sent
-            if number not in known
-        ]
+def _read_pull(opened: _State, job: JobIdentity) -> Status:
+    state = read_state(opened.database, PullState) or PullState()
     return Status(
         job=job,
-        done=push.done,
-        failed=push.failed,
-        unknown=len(unknown),
-        skipped=push.skipped,
-        total=push.total,
-        remaining=_remaining(push, push.done + push.failed + len(unknown) + push.skipped),
-        complete=push.complete,
-        running=running,
-        failures=str(path) + FAILED_SUFFIX if push.failed else None,
-        unknown_rows=tuple(sorted(unknown, key=lambda row: row.number)),
+        done=state.done,
+        failed=state.failed,
+        skipped=state.skipped,
+        total=state.total,
+        remaining=_remaining(state, state.found),
+        complete=state.complete,
+        running=opened.running,
+        failures=opened.failures if state.failed else None,
+        unverified=state.unverified,
+        refreshed=state.refreshed,
+        refreshing=None if state.refresh is None else state.refresh.reading.found,
     )
 
 
-def _read_sync(
-    database: sqlite3.Connection, job: JobIdentity, path: Path, running: int | None
-) -> Status:
-    state = read_state(database, SyncState) or SyncState()
-    intents = select(database, "SELECT key, line, row, reason FROM sync_intent")
-    unknown = [
+def _read_push(opened: _State, job: JobIdentity) -> Status:
+    state = read_state(opened.database, PushState) or PushState()
+    rows = {row[0]: row for row in select(opened.database, "SELECT * FROM unknown")}
+    if opened.running is None:
+        sent = {number: (number, line, None, _ON_THE_WIRE) for number, line in state.sent}
+        rows = sent | rows
+    return Status(
+        job=job,
+        done=state.done,
+        failed=state.failed,
+        unknown=len(rows),
+        skipped=state.skipped,
+        total=state.total,
+        remaining=_remaining(state, state.done + state.failed + len(rows) + state.skipped),
+        complete=state.complete,
+        running=opened.running,
+        failures=opened.failures if state.failed else None,
+        unknown_rows=tuple(read_unknown(rows[number]) for number in sorted(rows)),
+    )
+
+
+def _read_sync(opened: _State, job: JobIdentity) -> Status:
+    state = read_state(opened.database, SyncState) or SyncState()
+    sql = "SELECT key, line, row, reason FROM sync_intent ORDER BY line"
+    unknown = tuple(
         read_unknown((key, line, row, reason or _ON_THE_WIRE))
-        for key, line, row, reason in intents
-        if reason or running is None
-    ]
-    report = state.report(str(path) + FAILED_SUFFIX)
+        for key, line, row, reason in select(opened.database, sql)
+        if reason or opened.running is None
+    )
+    report = state.report(opened.failures)
     return Status(
         job=msgspec.structs.replace(job, source=state.source),
         done=report.created + report.updated + report.deleted + report.unchanged,
@@ -209,9 +209,9 @@ def _read_sync(
         total=sum(state.planned) + report.unchanged,
         remaining=report.remaining,
         complete=state.complete,
-        running=running,
+        running=opened.running,
         failures=report.failures,
-        unknown_rows=tuple(sorted(unknown, key=lambda row: row.line)),
+        unknown_rows=unknown,
         sync=report,
         planned=state.planned,
     )

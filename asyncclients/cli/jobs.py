@@ -261,7 +261,7 @@ def _check_state(state: Path) -> None:
             file=str(state),
             advice="Give --state FILE in another directory",
         )
-    check_file(state, must_exist=False)
+    check_file(state)
 
 
 async def _check_rows(job: Job, options: PushOptions | SyncOptions) -> None:

@@ -12,9 +12,9 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import msgspec
+from yarl import URL
 
 from asyncclients.backfill.rows import Renaming
 from asyncclients.core.call import ClientConfig, config_of
@@ -25,7 +25,6 @@ from asyncclients.secret import Secret
 
 _LONGEST = 200
 """Maximum length of an argument that is stored as text; a longer one is stored as a hash."""
-_HIDDEN = ("credential", "headers")
 _FUNCTION = "function"
 """Stored as `key` if the key is a function of the user."""
 
@@ -65,37 +64,39 @@ class JobIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         """Raise `StateMismatchError` if *found*, the job of the state *path*, is another job."""
         for field in self.__struct_fields__:
             theirs, ours = getattr(found, field), getattr(self, field)
-            if theirs == ours or (field == "key" and _FUNCTION in (theirs, ours)):
-                continue
-            if field == "credential" and theirs and ours and new_credential:
-                continue
-            if field == "map" and new_map:
-                continue
-            advice = "Use a separate state file for each job"
-            what = f"its {field.replace('_', ' ')} is {theirs!r}, not {ours!r}"
-            if field == "arguments":
-                what = _difference(theirs, ours)
-            elif field in _HIDDEN:
-                what = f"its {field} {'differ' if field == 'headers' else 'differs'}"
-            if field == "credential":
-                advice += ". If this is a new credential of the same account, pass "
-                advice += "new_credential=True (command line: --new-credential)"
-            if field == "map":
-                advice += ". To send the failed rows again through a corrected map, pass "
-                advice += "retry_failed=True (command line: --retry-failed)"
-            raise StateMismatchError(
-                f"{path} belongs to another job: {what}", file=path, advice=advice
-            )
+            may_differ = {
+                "key": _FUNCTION in (theirs, ours),
+                "credential": bool(theirs and ours and new_credential),
+                "map": new_map,
+            }
+            if theirs != ours and not may_differ.get(field, False):
+                raise StateMismatchError(
+                    f"{path} belongs to another job: {_difference(field, theirs, ours)}",
+                    file=path,
+                    advice=f"Use a separate state file for each job{_ADVICE.get(field, '')}",
+                )
 
 
-def _difference(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    for name in sorted({*theirs, *ours}):
-        if theirs.get(name) != ours.get(name):
-            if "hash of" in name:
-                return f"bound arguments have changed ({name.removeprefix('hash of ')})"
-            was, now = theirs.get(name, "not given"), ours.get(name, "not given")
-            return f"its argument {name} is {was}, now {now}"
-    return "its arguments differ"
+_ADVICE = {
+    "credential": ". If this is a new credential of the same account, pass new_credential=True "
+    "(command line: --new-credential)",
+    "map": ". To send the failed rows again through a corrected map, pass retry_failed=True "
+    "(command line: --retry-failed)",
+}
+
+
+def _difference(field: str, theirs: Any, ours: Any) -> str:
+    if field == "credential":
+        return "its credential differs"
+    if field == "headers":
+        return "its headers differ"
+    if field != "arguments":
+        return f"its {field.replace('_', ' ')} is {theirs!r}, not {ours!r}"
+    name = min(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
+    if "hash of" in name:
+        return f"bound arguments have changed ({name.removeprefix('hash of ')})"
+    was, now = theirs.get(name, "not given"), ours.get(name, "not given")
+    return f"its argument {name} is {was}, now {now}"
 
 
 def push_job(
@@ -114,7 +115,7 @@ def push_job(
         target=name_of(target),
         row_type=row_type,
         arguments=_arguments(given, shown=endpoint is not None),
-        map=_text(_mapping(map)) if _mapping(map) is not None else "",
+        map=_map_text(map),
         **_account(config),
     )
 
@@ -136,9 +137,8 @@ def sync_job(
         source="",
         target=name,
         row_type=row_type,
-        arguments={},
         key=key,
-        map=_text(_mapping(map)) if _mapping(map) is not None else "",
+        map=_map_text(map),
         **_account(_config_among(owners)),
     )
 
@@ -223,7 +223,9 @@ def _account(config: ClientConfig | None) -> dict[str, str]:
     """Return origin, account, credential and headers of the client's calls."""
     if config is None:
         return {}
-    found = {"origin": _origin(config.base_url), "account": config.account}
+    url = URL(config.base_url)
+    origin = f"{url.scheme}://{url.host}:{url.port}{url.raw_path}"
+    found = {"origin": origin, "account": config.account}
     login = config.login
     if login is not None and not config.account:
         found["credential"] = _hash(login.value, config.vendor.name)
@@ -233,18 +235,12 @@ def _account(config: ClientConfig | None) -> dict[str, str]:
     return found
 
 
-def _origin(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    port = parts.port or {"https": 443}.get(parts.scheme, 80)
-    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path}"
-
-
-def _mapping(map: Any) -> Any:  # noqa: A002 - as the argument of push
-    """Return the fields of a map by names as plain values; None for a function or no map."""
+def _map_text(map: Any) -> str:  # noqa: A002 - as the argument of push
+    """Return the columns and fields of a map by names as text; "" for a function or no map."""
     map = getattr(map, "renaming", map)  # noqa: A001
     if isinstance(map, Renaming):
-        return map.columns, map.fixed
-    return [dict(cast("Mapping[str, str]", map)), {}] if isinstance(map, Mapping) else None
+        return _text((map.columns, map.fixed))
+    return _text([dict(cast("Mapping[str, str]", map)), {}]) if isinstance(map, Mapping) else ""
 
 
 @lru_cache(256)

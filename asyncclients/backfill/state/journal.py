@@ -363,7 +363,8 @@ def transaction(database: sqlite3.Connection) -> Generator[None]:
 
 def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Connection:
     """Return a checked connection to the journal at *path*; `rwc` creates a missing file."""
-    check_file(path, must_exist=mode != "rwc")
+    if mode == "rwc":
+        check_file(path)
     has_log = log_path(path).exists()
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -382,16 +383,14 @@ def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Con
     return database
 
 
-def check_file(path: Path, *, must_exist: bool) -> None:
-    """Raise `StateMismatchError` if *path* is no file for a journal, or must exist and does not."""
+def check_file(path: Path) -> None:
+    """Raise `StateMismatchError` if *path* is no file for a journal."""
     if path.is_dir():
         raise StateMismatchError(
             f"{path} is a directory", file=str(path), advice="Give a file for the state"
         )
-    if must_exist and not path.exists():
-        raise StateMismatchError(f"{path} does not exist", file=str(path))
     # Only if no job of this process can use the file: see the rule on descriptors in `own_files`.
-    if not must_exist and path.exists() and path.stat().st_size:
+    if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":
                 raise _not_a_journal(path)
