@@ -324,17 +324,12 @@ class ItemTable:
             Statement("UPDATE items SET published = digest WHERE published IS NOT digest", [()]),
             _FORGET_PULL,
         ]
-        self.state = PullState(
-            position=reading.position,
+        self.state = msgspec.structs.replace(
+            reading,
             done=result.added + result.changed + result.unchanged,
-            skipped=reading.skipped,
-            failed=reading.failed,
             failures=self._failures.mark,
-            total=reading.total,
             has_keys=True,
-            read=True,
             complete=True,
-            unverified=reading.unverified,
             file=file,
             passes=state.passes,
             refreshed=result,

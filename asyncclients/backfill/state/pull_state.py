@@ -56,8 +56,6 @@ def drop_at(items: Sequence[T], indexes: Sequence[int]) -> Sequence[T]:
 class SeenKeys:
     """The set of keys that were written, as hashes."""
 
-    __slots__ = ("_hashes",)
-
     def __init__(self) -> None:
         self._hashes: set[int] = set()
 
@@ -142,33 +140,26 @@ def are_lines(keys: Sequence[Any]) -> bool:
 
 
 class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The value that each checkpoint replaces.
+    """The value that each checkpoint replaces; times are in seconds since 1970.
 
     Attributes:
         pass_number: 1 for the first reading of the list, 2 for the second.
         page: last page in the sink; 0 for none.
         position: of the sink after that page.
-        done: items in the sink.
         skipped: duplicates that were dropped.
-        failed: unreadable items, which are in the dead-letter file.
-        failures: size and checksum of that file.
+        failures: covers the unreadable items, which are in the dead-letter file.
         total: number of items that the vendor reported last.
         total_shrank: the reported total decreased during this pass.
         has_keys: the items have keys; None before the first item.
         read: the list was read to its end.
         complete: the sink is finished as well.
-        unverified: see `Report`.
-        began_at: when the first run began, in seconds since 1970.
-        saved_at: when this was saved, in seconds since 1970.
         seconds: from the beginning to the last save.
-        file: size and checksum of the complete file; None for a sink.
+        file: of the complete file; None for a sink.
         passes: number of refreshes that were begun.
         refresh: the refresh in progress; the other fields describe the result before it.
-        refreshed: the last complete refresh.
-        is_reported: the run that completed it has returned.
-        watermark: all changes before this time of the vendor, in seconds since 1970, are in the
+        is_reported: the run that completed the last refresh has returned.
+        watermark: all changes before this time of the vendor, in the field *since*, are in the
             result; None if only the items themselves show it.
-        since: the field of that time; empty without one.
     """
 
     pass_number: int = 1
@@ -235,7 +226,6 @@ class RefreshPass(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A refresh in progress.
 
     Attributes:
-        number: of the refresh, from 1.
         since: the field by which the list is sorted, newest first; empty if all of it is read.
         watermark: all changes before this time of the vendor, in seconds since 1970, were known
             when it began.
@@ -373,11 +363,11 @@ class Checkpoint:
         self.add_keys(keys)
 
     def save(self, changes: Changes) -> Awaitable[None]:
-        """Return an awaitable that saves *changes*. Await it before the next call."""
+        """Save *changes*, before the next call."""
         return self._journal.save(changes)
 
     def snapshot(self) -> Changes:
-        """Return the changes since the last snapshot, to be passed to `save` once."""
+        """Return the changes since the last snapshot, to be saved once."""
         write_failures = self._failures.take()
         self.state.failures = self._failures.mark
         self._clock.note(self.state)

@@ -9,8 +9,7 @@
 | line        | digests of the lines and keys of the rows that agree with their items, in the  |
 |             | order of the input, many in each row                                           |
 
-Keys and rows are stored as 64-bit digests, and uuids in 16 bytes, so that an item costs less than
-100 bytes. An item without either digest was not in the vendor's list when it was last read.
+Keys and rows are stored as 64-bit digests, so that an item costs less than 100 bytes. An item without either digest was not in the vendor's list when it was last read.
 
 The lines are valid as long as no item and no intent changes: the commit of the first change also
 clears `SyncState.layout`, and a run that ends writes all lines anew.
@@ -22,7 +21,6 @@ import sqlite3
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, NamedTuple, Self
-from uuid import UUID
 
 import msgspec
 
@@ -33,12 +31,8 @@ from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark, descri
 
 _KNOWN = "id IS NOT NULL AND (sent IS NOT NULL OR listed IS NOT NULL)"
 _KILLED = "the run was killed before the response arrived"
-_DIGITS = 19
-"""Least digits of a number that may not fit into 64 bits."""
 _PAGE = 5_000
 """Items read from the journal at once, and lines in one of its rows."""
-
-
 _NO_DIGEST = 0
 """Digest of no row."""
 
@@ -106,7 +100,6 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: the key.
         line: of the row in the input of the run that sent it.
-        row: its content.
         reason: why its outcome is unknown; empty while it is on the wire.
     """
 
@@ -123,7 +116,6 @@ class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
         source: name of its input.
         planned: number of creates, updates and deletions that it decided on, a row that has to be
             looked up being a create.
-        requests: as in `SyncReport`; known at its end, like the next five.
         page: the page of the vendor's list at which an interrupted adoption resumes; 0 if none.
         shape: the fields that the adoption compares.
         failures: how much of the file of failed rows is saved.
@@ -167,8 +159,8 @@ class SyncMemory:
 
     Attributes:
         state: saved with the next commit.
-        intents: the creates that may or may not have been executed, by the digest of their key.
-        rejected: digest of the row, and reason, of rows that were rejected, by the digest of their key.
+        intents: by the digest of the key.
+        rejected: digest of the row, and reason, by the digest of the key.
         count: number of items with an id.
     """
 
@@ -180,9 +172,7 @@ class SyncMemory:
         self.count = 0
         self._failures = DeadLetterFile(journal.path)
         self._changed: dict[str, dict[int, tuple[Any, ...] | None]] = {
-            "item": {},
-            "sync_intent": {},
-            "rejected": {},
+            table: {} for table in ("item", "sync_intent", "rejected")
         }
         self._before: list[Statement] = []
 
@@ -215,12 +205,9 @@ class SyncMemory:
         places = ",".join("?" * len(keys))
         sql = f"SELECT key, id, sent, listed, parent FROM item WHERE key IN ({places})"  # noqa: S608 - only ?
         changed = self._changed_items(keys)  # a commit that starts during the read takes them away
-        found = {key: _item(row) for key, *row in await self._journal.read(sql, *keys)}
-        for key, row in (changed | self._changed_items(keys)).items():
-            found.pop(key, None)
-            if row is not None:
-                found[key] = _item(row[1:])
-        return found
+        rows = {row[0]: row for row in await self._journal.read(sql, *keys)}
+        rows |= changed | self._changed_items(keys)
+        return {key: Item(*row[1:]) for key, row in rows.items() if row is not None}
 
     def _changed_items(self, keys: Sequence[int]) -> dict[int, Any]:
         changed = self._changed["item"]
@@ -283,8 +270,7 @@ class SyncMemory:
 
     def remember(self, key: int, item: Item) -> None:
         """Store *item*; its create, if one was recorded, has succeeded."""
-        row = (key, _packed(item.id), item.sent, item.listed, _packed(item.parent))
-        self._changed["item"][key] = row
+        self._changed["item"][key] = (key, *item)
         self.state.layout = ""
         self.remove_intent(key)
 
@@ -361,27 +347,3 @@ class SyncMemory:
 
 def _fetch(database: sqlite3.Connection, sql: str, parameters: Sequence[int]) -> list[Any]:
     return database.execute(sql, parameters).fetchall()
-
-
-def _item(row: Sequence[Any]) -> Item:
-    item_id, sent, listed, parent = row
-    return Item(_unpacked(item_id), sent, listed, _unpacked(parent))
-
-
-def _packed(item_id: str | None) -> Any:
-    """Return *item_id* in the form that takes the least space."""
-    if item_id is None:
-        return None
-    if item_id.isdecimal() and item_id.isascii() and len(item_id) < _DIGITS:
-        return int(item_id) if str(int(item_id)) == item_id else item_id
-    try:
-        uuid = UUID(item_id)
-    except ValueError:
-        return item_id
-    return uuid.bytes if str(uuid) == item_id else item_id
-
-
-def _unpacked(item_id: Any) -> str | None:
-    if isinstance(item_id, bytes):
-        return str(UUID(bytes=item_id))
-    return None if item_id is None else str(item_id)
