@@ -11,7 +11,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
@@ -44,8 +43,9 @@ from asyncclients.paging import InvalidItem
 
 T = TypeVar("T")
 
+_CONVERT = {".csv": write_csv, ".parquet": write_parquet}
 _BUFFER = 2**20
-"""Bytes buffered before a write; a second buffer of this size may be in the writing thread."""
+"""Bytes buffered before a write; as many may be in the writing thread."""
 
 
 @runtime_checkable
@@ -104,19 +104,15 @@ class UnwritableItemsError(Exception):
     """
 
     def __init__(self, items: Sequence[Any], reason_of: Callable[[Any], str]) -> None:
-        reasons = [reason_of(item) for item in items]
-        self.good = [item for item, reason in zip(items, reasons, strict=True) if not reason]
+        pairs = [(item, reason_of(item)) for item in items]
+        self.good = [item for item, reason in pairs if not reason]
         self.invalid = [
-            InvalidItem(raw=encode_row(item), reason=reason)
-            for item, reason in zip(items, reasons, strict=True)
-            if reason
+            InvalidItem(raw=encode_row(item), reason=reason) for item, reason in pairs if reason
         ]
 
 
 class FileSink:
-    """Writes JSON lines to a `.part` file, and at the end *path*.
-
-    One of two buffers is filled while a thread writes the other.
+    """Writes JSON lines to a `.part` file, in a thread, and at the end *path*.
 
     Attributes:
         mark: size and checksum of the finished file.
@@ -126,8 +122,9 @@ class FileSink:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
-        self._suffix = path.suffix.lower()
-        self._filling, self._other = BytesIO(), BytesIO()
+        self._convert = _CONVERT.get(path.suffix.lower())
+        self._buffer: list[bytes] = []
+        self._buffered = 0
         self._writing: asyncio.Future[None] | None = None
         self._position = 0
         self._file: BinaryIO | None = None
@@ -139,7 +136,7 @@ class FileSink:
     @property
     def has_lines(self) -> bool:
         """True if the finished file is one of JSON lines."""
-        return self._suffix not in _CONVERT
+        return self._convert is None
 
     @property
     def files(self) -> list[Path]:
@@ -168,10 +165,12 @@ class FileSink:
 
     def _open(self, position: int | None) -> None:
         self._lock_target()
-        if position is not None and not self.part.exists() and self._size(self.path) == position:
+        if position is not None and not self.part.exists() and _size(self.path) == position:
             self.path.replace(self.part)  # the last run was killed just after the rename
-            self._unlock_target()
-        if position is not None and self._size(self.part) < position:
+            target, self._target = self._target, None
+            if target is not None:
+                target.close()
+        if position is not None and _size(self.part) < position:
             raise StateMismatchError(
                 f"{self.part} is missing or shorter than its state says ({position} bytes)",
                 file=str(self.part),
@@ -196,11 +195,6 @@ class FileSink:
             descriptor = open_to_read(self.path)
             self._target = os.fdopen(descriptor, "rb")
             lock_or_fail(descriptor, self._in_use())
-
-    def _unlock_target(self) -> None:
-        target, self._target = self._target, None
-        if target is not None:
-            target.close()
 
     def _in_use(self) -> StateInUseError:
         return StateInUseError(
@@ -236,10 +230,6 @@ class FileSink:
                 "start over",
             )
 
-    @staticmethod
-    def _size(path: Path) -> int:
-        return path.lstat().st_size if path.exists() else -1
-
     async def write(self, items: Sequence[Any]) -> None:
         """Add *items*; they are written to disk a megabyte at a time.
 
@@ -250,9 +240,9 @@ class FileSink:
 
     async def write_lines(self, lines: bytes) -> None:
         """Add *lines*, items as `lines_of` returns them."""
-        assert self._file is not None
-        self._filling.write(lines)
-        if self._filling.tell() > _BUFFER:
+        self._buffer.append(lines)
+        self._buffered += len(lines)
+        if self._buffered > _BUFFER:
             await self._write_out(durable=False)
 
     def lines_of(self, items: Sequence[Any]) -> bytes:
@@ -266,27 +256,26 @@ class FileSink:
         except Exception:  # noqa: BLE001 - `to_wire` may raise anything
             lines = b""
         objects = lines.count(b"\n{") + lines.startswith(b"{")
-        if len(items) != (objects if self._suffix in _CONVERT else lines.count(b"\n")):
+        if len(items) != (objects if self._convert else lines.count(b"\n")):
             raise UnwritableItemsError(items, self._problem_of)
         return lines
 
     def _problem_of(self, item: Any) -> str:
         """Return why *item* cannot be written, "" if it can."""
         problem = json_problem(item)
-        if not problem and self._suffix in _CONVERT and not codec.encode(item).startswith(b"{"):
+        if not problem and self._convert and not codec.encode(item).startswith(b"{"):
             return f"has no columns: an item of type {type(item).__name__}"
         return problem
 
     async def _write_out(self, *, durable: bool) -> asyncio.Future[None]:
-        """Swap the buffers and start writing the full one in a thread."""
+        """Start writing the buffer in a thread."""
         assert self._file is not None
         await self._written()
-        full, self._filling = self._filling, self._other
-        self._other, self._position = full, self._position + full.tell()
+        lines, self._buffer = self._buffer, []
+        self._position, self._buffered = self._position + self._buffered, 0
         loop = asyncio.get_running_loop()
-        writing = loop.run_in_executor(None, _write_buffer, full, self._file, durable)
-        self._writing = writing
-        return writing
+        self._writing = loop.run_in_executor(None, _write, self._file, lines, durable)
+        return self._writing
 
     async def _written(self) -> None:
         """Return when the thread has written its buffer."""
@@ -310,22 +299,15 @@ class FileSink:
         await self._run(in_thread(self._finish))
 
     def _finish(self) -> None:
-        if self._suffix in _CONVERT:
-            _CONVERT[self._suffix](self.part, self.path)
+        if self._convert is not None:
+            self._convert(self.part, self.path)
         else:
-            self._rename_part()
+            if fcntl is None and self._file is not None:
+                self._file.close()  # Windows renames no open file; elsewhere it stays locked
+            self.part.replace(self.path)
         sync_folder(self.path.parent)
         self.mark = _mark_of(self.path)
         self._finished = True
-
-    def _rename_part(self) -> None:
-        try:
-            self.part.replace(self.path)
-        except PermissionError:
-            # Windows renames no open file. Elsewhere the lock on it is kept until it has its name.
-            assert self._file is not None
-            self._file.close()
-            self.part.replace(self.path)
 
     async def close(self) -> None:
         """Close the files; keep the part file unless the sink is finished."""
@@ -335,7 +317,7 @@ class FileSink:
             with suppress(BackfillStoppedError):
                 await self._written()
         finally:
-            converted = self._finished and self._suffix in _CONVERT
+            converted = self._finished and not self.has_lines
             unwanted = file is not None and (converted or not self.keeps_part)
             if unwanted and fcntl is not None:  # while it is locked
                 self.part.unlink(missing_ok=True)
@@ -345,6 +327,10 @@ class FileSink:
                 await in_thread(_close, opened)
             if unwanted and fcntl is None:  # Windows deletes no open file
                 self.part.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.lstat().st_size if path.exists() else -1
 
 
 def _is_ours(file: BinaryIO) -> bool:
@@ -365,12 +351,9 @@ def _mark_of(path: Path) -> Mark:
     return mark
 
 
-def _write_buffer(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:
-    """Write *buffer* to *file*, and rewind it for reuse."""
-    with buffer.getbuffer() as view, view[: buffer.tell()] as lines:
-        file.write(lines)
+def _write(file: BinaryIO, lines: Sequence[bytes], durable: bool) -> None:
+    file.write(b"".join(lines))
     file.flush()
-    buffer.seek(0)
     if durable:
         os.fsync(file.fileno())
 
@@ -379,9 +362,6 @@ def _close(files: Sequence[BinaryIO]) -> None:
     for file in files:
         with suppress(OSError):
             file.close()
-
-
-_CONVERT = {".csv": write_csv, ".parquet": write_parquet}
 
 
 def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
