@@ -176,7 +176,6 @@ class Refresh:
         finally:
             if not self._is_sink_uncertain:
                 await self._save()
-                await table.saved()
         await self._publish()
 
     async def _read_changes(self, source: Pages) -> None:
@@ -223,7 +222,6 @@ class Refresh:
             return reading.is_missing_some
         # Without a count, an item that is not there any more looks like a hidden one.
         await self._save()
-        await self._table.saved()
         return await self._table.count_missing() > 0
 
     def _keys_of(self, items: Sequence[Any]) -> list[str]:
@@ -315,7 +313,7 @@ class Refresh:
         return None if key is None else encodable(text_of(key))
 
     async def _save(self) -> None:
-        """Make the sink durable, then start to save."""
+        """Make the sink durable, then save."""
         if not isinstance(self._sink, FileSink):
             self._table.current.reading.position = await self._use_sink(self._sink.flush())
         await self._table.save()

@@ -15,7 +15,6 @@ they are complete even if a refresh is interrupted often.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
 from array import array
@@ -45,7 +44,7 @@ from asyncclients.backfill.state.pull_state import (
 )
 from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark
 from asyncclients.errors import StateMismatchError, encodable
-from asyncclients.own_files import replacing
+from asyncclients.own_files import finish_before_cancel, replacing
 from asyncclients.paging import Page
 
 _UNREADABLE = 0
@@ -100,10 +99,7 @@ class ItemTable:
         self._failures = DeadLetterFile(journal.path)
         self._clock = Stopwatch()
         self._unsaved: dict[str, Entry] = {}
-        self._in_commit: dict[str, Entry] = {}
         self._statements: list[Statement] = []
-        self._committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._committed.set_result(None)
         self.unsaved_bytes = 0
 
     @classmethod
@@ -167,12 +163,8 @@ class ItemTable:
             sql = "SELECT key, digest, seen, content IS NOT NULL FROM items WHERE key IN "
             rows = await self._journal.read(f"{sql} ({', '.join('?' * len(some))})", *some)
             found |= {key: Known(digest, seen, bool(has)) for key, digest, seen, has in rows}
-        for entries in (self._in_commit, self._unsaved):
-            found |= {
-                key: Known(entry.digest, self.current.number, has_content=True)
-                for key in keys
-                if (entry := entries.get(key)) is not None
-            }
+        for key in self._unsaved.keys() & keys:
+            found[key] = Known(self._unsaved[key].digest, self.current.number, has_content=True)
         return found
 
     def put(self, key: str, entry: Entry) -> None:
@@ -193,29 +185,15 @@ class ItemTable:
             self.put(key, Entry(_UNREADABLE, None))
 
     async def save(self) -> None:
-        """Start to save everything so far, after the save before."""
-        await self.saved()
-        self._in_commit, self._unsaved, self.unsaved_bytes = self._unsaved, {}, 0
-        self._committed = self._journal.save(self._snapshot())
-
-    async def saved(self) -> None:
-        """Return when the last `save` is durable.
-
-        Raises:
-            StateError: it failed.
-        """
-        await asyncio.wait([self._committed])
-        self._committed.result()
-
-    def _snapshot(self) -> Changes:
+        """Save everything so far; raises `StateError` if that fails."""
         reading, number = self.current.reading, self.current.number
         write_failures = self._failures.take()
         reading.failures = self._failures.mark
         self._clock.note(reading)
-        rows = [(key, each.digest, number, each.content) for key, each in self._in_commit.items()]
+        rows = [(key, each.digest, number, each.content) for key, each in self._unsaved.items()]
         statements = [put_value("state", self.state), *self._statements, Statement(_PUT, rows)]
-        self._statements = []
-        return Changes(statements, write_failures)
+        self._unsaved, self._statements, self.unsaved_bytes = {}, [], 0
+        await finish_before_cancel(self._journal.save(Changes(statements, write_failures)))
 
     @property
     def failures(self) -> str:
@@ -341,13 +319,11 @@ class ItemTable:
             seconds=state.seconds if current.since else reading.seconds,
         )
         await self.save()
-        await self.saved()
 
     async def record_report(self) -> None:
         """Record that the run returns its report now."""
         self.state.is_reported = True
         await self.save()
-        await self.saved()
 
 
 # --- In the journal's thread ------------------------------------------------------------------
