@@ -113,8 +113,8 @@ class Journal:
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._next_commit_at = 0.0
-        self._renewed: JobIdentity | None = None
-        self._identity: list[Statement] = []
+        self._renewal: list[Statement] = []
+        self._is_finished = False
         self.failure: StateError | None = None
 
     @classmethod
@@ -146,7 +146,7 @@ class Journal:
             await journal.run(journal._connect)
             check = partial(job.check, new_credential=new_credential, new_map=new_map)
             found = await journal.run(_check_job, journal._database, path, job, check)
-            journal._renewed = None if found == job else job
+            journal._renewal = [] if found == job else [put_value("job", job)]
         except BaseException:
             await journal.aclose()
             raise
@@ -228,9 +228,7 @@ class Journal:
 
     async def finish(self) -> None:
         """Save all changes, and a changed credential or map: the run has succeeded with it."""
-        if self._renewed is not None:
-            self._identity = [put_value("job", self._renewed)]
-            self._renewed = None
+        self._is_finished = True
         await self.saved()
 
     # --- Commits: callbacks, no task, since `asyncio.run` cancels every task at its end ---
@@ -249,16 +247,16 @@ class Journal:
         waiters, self._waiters = self._waiters, []
         try:
             changes = self._collect()
-            if self._identity:
-                changes = Changes([*changes.statements, *self._identity], changes.before)
-                self._identity = []
+            if self._is_finished and self._renewal:
+                changes = Changes([*changes.statements, *self._renewal], changes.before)
+                self._renewal = []
             commit = self._in_thread(_write, self._database, self.path, changes)
         except BaseException as error:
             self._on_committed(waiters, error)
             if not isinstance(error, Exception):
                 raise
         else:
-            commit.add_done_callback(lambda ended: self._on_committed(waiters, _error_of(ended)))
+            commit.add_done_callback(lambda done: self._on_committed(waiters, done.result().error))
 
     def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Outcome]:
         return self._loop.run_in_executor(self._thread, self._outcome, work, *arguments)
@@ -323,10 +321,6 @@ class Journal:
             self._lock.release()
         finally:
             self._closed.set_result(None)
-
-
-def _error_of(work: asyncio.Future[Outcome]) -> BaseException | None:
-    return asyncio.CancelledError() if work.cancelled() else work.exception() or work.result().error
 
 
 def _write(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
@@ -412,15 +406,14 @@ def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
     if application != APPLICATION and not (empty and not application and mode == "rwc"):
         raise _not_a_journal(path)
     if version != VERSION and not empty:
-        newer = version > VERSION
-        remedy = (
-            "Upgrade asyncclients" if newer else "Finish the job with that version, or start again"
-        )
+        writer, advice = "an older", "Finish the job with that version, or start again"
+        if version > VERSION:
+            writer, advice = "a newer", "Upgrade asyncclients"
         raise StateMismatchError(
-            f"{path} was written by {'a newer' if newer else 'an older'} version of asyncclients "
+            f"{path} was written by {writer} version of asyncclients "
             f"(format {version}; this version supports {VERSION})",
             file=str(path),
-            advice=f"{remedy}; the file was not touched",
+            advice=f"{advice}; the file was not touched",
         )
     if mode != "ro":
         database.execute("PRAGMA journal_mode = WAL")
@@ -569,14 +562,9 @@ def _state_error(path: Path, error: BaseException) -> StateError:
     """Return the error to raise for *error*; one of neither SQLite nor the disk is its cause."""
     if isinstance(error, StateError):
         return error
-    if isinstance(error, (sqlite3.Error, OSError)):
-        return unusable(path, error)
-    failure = StateError(
-        f"cannot keep the state in {path}: {type(error).__name__}: {error_text(error)}",
-        file=str(path),
-        advice="The state saved before is intact: correct the cause, then run again",
-    )
-    failure.__cause__ = error
+    failure = unusable(path, error)
+    if not isinstance(error, (sqlite3.Error, OSError)):
+        failure.__cause__ = error
     return failure
 
 
@@ -589,11 +577,15 @@ def no_place(path: Path, problem: str) -> StateMismatchError:
     )
 
 
-def unusable(path: Path, failure: Exception) -> StateError:
-    """Return the error for an error of SQLite or of the file system with the file *path*."""
-    text = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
-    if isinstance(failure, OSError) and failure.filename not in (None, str(path)):
-        text = f"{failure.filename}: {text}"
+def unusable(path: Path, failure: BaseException) -> StateError:
+    """Return the error for *failure* in the work with the state *path*."""
+    text = f"{type(failure).__name__}: {error_text(failure)}"
+    if isinstance(failure, OSError):
+        text = failure.strerror or str(failure)
+        if failure.filename not in (None, str(path)):
+            text = f"{failure.filename}: {text}"
+    elif isinstance(failure, sqlite3.Error):
+        text = str(failure)
     is_damage = isinstance(failure, sqlite3.DatabaseError)
     if is_damage and not isinstance(failure, sqlite3.OperationalError):
         return StateMismatchError(
@@ -605,6 +597,6 @@ def unusable(path: Path, failure: Exception) -> StateError:
     return StateError(
         f"cannot keep the state in {path}: {text}",
         file=str(path),
-        advice="Check the free space of the disk and the permissions of the file, then run "
-        "again: the state saved before is intact",
+        advice="Correct the cause, such as a full disk or missing permissions, then run again: the "
+        "state saved before is intact",
     )
