@@ -137,6 +137,7 @@ def sync_job(
         source="",
         target=name,
         row_type=row_type,
+        arguments={},
         key=key,
         map=_map_text(map),
         **_account(_config_among(owners)),
