@@ -72,7 +72,7 @@ class Crowd:
             assume_spent=False,
         )
         session = StoreSession(self.store, config)
-        session._log._vendors = self._scopes  # all keys, not only the simulated ones
+        session._log.vendors = self._scopes  # all keys, not only the simulated ones
         return session
 
     def scheduler(self, worker: int, key: int) -> Scheduler:

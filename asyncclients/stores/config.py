@@ -1,4 +1,4 @@
-"""How one pool uses a store, and the arguments that all stores have in common."""
+"""How one pool uses a store, and how scopes are named in the log."""
 
 from __future__ import annotations
 
@@ -16,20 +16,35 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How one pool uses a store.
 
     Attributes:
-        process: random name of the pool in this process.
         display_name: address of the store in log lines, without credentials.
         when_down: the limit in an outage, see `fallback.py`.
         lease: seconds for which a slot is held before it is used.
         timeout: seconds after which a request has failed.
+        process: random name of the pool in this process.
         assume_spent: a new log starts with a spent window.
+
+    Raises:
+        ConfigurationError: for an invalid *when_down* or *lease*.
     """
 
-    process: str
     display_name: str
-    when_down: WhenDown
-    lease: float
-    timeout: float
-    assume_spent: bool
+    when_down: WhenDown = "safe_share"
+    lease: float = 0.1
+    timeout: float = 0.5
+    process: str = ""
+    assume_spent: bool = False
+
+    def __post_init__(self) -> None:
+        if self.when_down not in ("safe_share", "pause", "local"):
+            raise ConfigurationError(
+                f"when_down must be 'safe_share', 'pause' or 'local', not {shown(self.when_down)}",
+                advice="Leave when_down out for the default, 'safe_share'",
+            )
+        if not is_seconds(self.lease) or self.lease > 1:
+            raise ConfigurationError(
+                f"lease must be above 0 s and at most 1 s, not {shown(self.lease)}",
+                advice="Leave lease out for the default, or write it as in lease=0.1",
+            )
 
 
 def scope_name(vendor: str, key: str) -> str:
@@ -41,21 +56,3 @@ def token_scope(key: str) -> str:
     """Return the scope of a token with *key*, its vendor and scope, as it appears in the log."""
     vendor, _, scope = key.rpartition(":")
     return scope_name(vendor or "token", scope)
-
-
-def check_store_options(when_down: str, lease: float) -> None:
-    """Check the arguments that all stores have in common.
-
-    Raises:
-        ConfigurationError: naming the argument.
-    """
-    if when_down not in ("safe_share", "pause", "local"):
-        raise ConfigurationError(
-            f"when_down must be 'safe_share', 'pause' or 'local', not {shown(when_down)}",
-            advice="Leave when_down out for the default, 'safe_share'",
-        )
-    if not is_seconds(lease) or lease > 1:
-        raise ConfigurationError(
-            f"lease must be above 0 s and at most 1 s, not {shown(lease)}",
-            advice="Leave lease out for the default, or write it as in lease=0.1",
-        )

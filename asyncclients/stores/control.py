@@ -21,7 +21,7 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -81,32 +81,10 @@ class ScopeLimits(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.vendor or 'unknown'} {self.scope[:_ID_LENGTH]}"
 
 
-class StoredScope(msgspec.Struct, frozen=True, kw_only=True):
-    """One scope, as a store reports it.
-
-    Attributes:
-        scope: one-way name of the scope.
-        vendor: name of the vendor.
-        quotas: names of the configured quotas, see `QuotaSpec.name`.
-        processes: number of members.
-        paused_for: microseconds until the pause of the vendor ends.
-        operator_pause: JSON of an `OperatorPause`; empty for none.
-        operator_quotas: JSON of `OperatorQuotas`; empty for none.
-    """
-
-    scope: str
-    vendor: str = ""
-    quotas: tuple[str, ...] = ()
-    processes: int = 0
-    paused_for: int = 0
-    operator_pause: str = ""
-    operator_quotas: str = ""
-
-
 class ControlBackend(Protocol):
     """The methods of a store's backend that `LimitsControl` uses."""
 
-    async def scopes(self) -> list[StoredScope]:
+    async def scopes(self) -> list[ScopeLimits]:
         """Return all scopes in the store.
 
         Raises:
@@ -257,7 +235,8 @@ class LimitsControl:
 
 
 async def _show(backend: ControlBackend) -> tuple[ScopeLimits, ...]:
-    return _limits(await backend.scopes())
+    found = await backend.scopes()
+    return tuple(sorted(found, key=lambda limits: (limits.vendor, limits.scope)))
 
 
 def _encode(value: object) -> str:
@@ -272,28 +251,39 @@ def _user() -> str:
     return f"{user}@{socket.gethostname()}"[:_LONGEST_NAME]
 
 
-def _limits(scopes: Sequence[StoredScope]) -> tuple[ScopeLimits, ...]:
-    now = time.time()
-    found = [_scope_limits(scope, now) for scope in scopes]
-    return tuple(sorted(found, key=lambda limits: (limits.vendor, limits.scope)))
+def scope_limits(
+    *,
+    scope: str,
+    vendor: str,
+    names: Iterable[str],
+    processes: int,
+    paused_for: int,
+    pause: str,
+    quotas: str,
+) -> ScopeLimits:
+    """Return the limits of *scope* from what a store has.
 
-
-def _scope_limits(stored: StoredScope, now: float) -> ScopeLimits:
-    pause = decode_pause(stored.operator_pause) if stored.operator_pause else None
-    if pause is not None and pause.until <= now:
-        pause = None
-    quotas = decode_quotas(stored.operator_quotas) if stored.operator_quotas else None
-    configured, vendor_paused_for = tuple(parse_quotas(stored.quotas)), stored.paused_for / SECOND
+    *names* are those of the configured quotas, see `QuotaSpec.name`. The pause of the vendor
+    lasts for *paused_for* microseconds. *pause* and *quotas* are what an operator has set, as
+    JSON; empty for nothing.
+    """
+    now, vendor_paused_for = time.time(), paused_for / SECOND
+    operator_pause = decode_pause(pause) if pause else None
+    if operator_pause is not None and operator_pause.until <= now:
+        operator_pause = None
+    operator_quotas = decode_quotas(quotas) if quotas else None
+    configured = tuple(parse_quotas(names))
+    held_for = 0.0 if operator_pause is None else operator_pause.until - now
     return ScopeLimits(
-        vendor=stored.vendor,
-        scope=stored.scope,
-        quotas=Control(quotas=quotas).in_force(configured),
+        vendor=vendor,
+        scope=scope,
+        quotas=Control(quotas=operator_quotas).in_force(configured),
         configured=configured,
-        processes=stored.processes,
-        paused_for=max(vendor_paused_for, 0.0 if pause is None else pause.until - now),
+        processes=processes,
+        paused_for=max(vendor_paused_for, held_for),
         vendor_paused_for=vendor_paused_for,
-        operator_pause=pause,
-        operator_quotas=quotas,
+        operator_pause=operator_pause,
+        operator_quotas=operator_quotas,
     )
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from asyncclients.stores.clock import StoreClock
     from asyncclients.stores.config import StoreConfig
 
+_OWN_LIMIT = "this process obeys its own limit only"
 _TURN_SLACK = 0.175
 _TURN_USE = 0.05
 """Seconds from its start within which a turn may be used."""
@@ -88,46 +89,28 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
 NO_MEMBERS = Membership(member_count=0, start=0, size=0, due_at=-math.inf, until=-math.inf)
 
 
-class FallbackPolicy(Protocol):
-    """The limit in an outage; *description* is for the log."""
+class FallbackPolicy:
+    """The limit in an outage. This one delays each call by *wait* seconds, 0 or infinity.
 
-    description: str
+    *description* is for the log.
+    """
 
-    def next_permit_at(self, now: float, demand: Demand = ONE) -> float: ...
-    def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None: ...
-    def settle(self, permit: Permit, now: float, *, sent: bool) -> None: ...
-
-
-class Unlimited:
-    """No limit beyond the process's own limiter."""
-
-    description = "this process obeys its own limit only"
+    def __init__(self, description: str, wait: float = math.inf) -> None:
+        self.description, self._wait = description, wait
 
     def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
-        """Return *now*."""
+        """Return when a call of *demand* may be sent; infinity if it waits for the store."""
         del demand
-        return now
+        return now + self._wait
 
     def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None:
-        """Do nothing: there is nothing to count."""
+        """Count the call of *permit*."""
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
-        """Do nothing: there is nothing to count."""
+        """Record that the call of *permit* arrived by *now*, or was not *sent*."""
 
 
-class Blocked(Unlimited):
-    """Nothing is sent until the store is back."""
-
-    def __init__(self, description: str = "nothing is sent") -> None:
-        self.description = description
-
-    def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
-        """Return infinity."""
-        del now, demand
-        return math.inf
-
-
-class StaticShare:
+class StaticShare(FallbackPolicy):
     """A part of each quota, and of each share of one, starting with a spent window.
 
     Args:
@@ -150,7 +133,7 @@ class StaticShare:
         self._limiters: dict[Share | None, tuple[Limiter, list[Quota]]] = {}
         self._permits: dict[int, list[tuple[Limiter, Permit]]] = {}
         parts = " and ".join(str(quota) for quota in self._limiter(None)[0].quotas)
-        self.description = f"1 of {member_count} processes, {parts or 'nothing'}"
+        super().__init__(f"1 of {member_count} processes, {parts or 'nothing'}")
 
     def _limiter(self, share: Share | None) -> tuple[Limiter, list[Quota]]:
         """Return the limiter for calls of *share*, and the quotas whose part is below one call."""
@@ -184,24 +167,21 @@ class StaticShare:
         return found
 
     def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
-        """Return the instant at which the part has free slots; infinity if it never will."""
         limiters = self._limiters_of(demand)
         openings = [limiter.next_permit_at(now, demand=kind) for limiter, kind in limiters]
         return max(openings, default=math.inf)
 
     def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None:
-        """Count the call of *permit*."""
         self._permits[permit.number] = [
             (limiter, limiter.acquire(now, kind)) for limiter, kind in self._limiters_of(demand)
         ]
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
-        """Record that the call of *permit* arrived by *now*, or was not *sent*."""
         for limiter, own in self._permits.pop(permit.number, ()):
             (limiter.on_no_response if sent else limiter.cancel)(own, now)
 
 
-class TimeSlots:
+class TimeSlots(FallbackPolicy):
     """One call in each turn of this process, on the store's clock.
 
     Args:
@@ -224,14 +204,10 @@ class TimeSlots:
         self.length, self._count, self._index = length, count, index
         self._usable_for = min(_TURN_USE, length / 4)
         self._clock, self._not_before = clock, start
-        self.description = f"1 of {member_count} processes, 1 per {length * count:g} s"
+        super().__init__(f"1 of {member_count} processes, 1 per {length * count:g} s")
 
     def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
-        """Return *now* inside a turn of this process, else the start of its next turn.
-
-        Infinity for a call that takes more than one slot of the quotas of all calls.
-        """
-        if demand is not ONE:
+        if demand is not ONE:  # it takes more than one slot of the quotas of all calls
             return math.inf
         at = max(now, self._not_before)
         time = self._clock.store_time(at)
@@ -244,12 +220,8 @@ class TimeSlots:
         return at + (turn + wait) * self.length - time
 
     def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None:
-        """Use the turn; the next one is a round later."""
         del permit, demand
-        self._not_before = now + self.length
-
-    def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
-        """Do nothing: an unused turn cannot be given back."""
+        self._not_before = now + self.length  # the next turn is a round later
 
 
 def fallback_policy(
@@ -263,9 +235,9 @@ def fallback_policy(
 ) -> FallbackPolicy:
     """Return the share of one process; slots granted before *now* are over at *leases_end*."""
     if not membership.size or now >= membership.until:
-        return Blocked("nothing is sent, since this process was not given a share")
+        return FallbackPolicy("nothing is sent, since this process was not given a share")
     if not quotas:
-        return Unlimited()
+        return FallbackPolicy(_OWN_LIMIT, 0.0)
     start, size, member_count = membership.start, membership.size, membership.member_count
     sliding = [quota for quota in quotas if not quota.unit and not quota.operations]
     if all(quota.limit * size >= UNIT for quota in sliding):
@@ -273,7 +245,9 @@ def fallback_policy(
             quotas, size, member_count=member_count, start=leases_end, wall_time=wall_time
         )
     if any(quota.unit and not quota.operations for quota in quotas):
-        return Blocked("nothing is sent, since nobody knows what is left of the calendar quota")
+        return FallbackPolicy(
+            "nothing is sent, since nobody knows what is left of the calendar quota"
+        )
     quotas = sliding
     slots = 1 << (min(quota.limit for quota in quotas).bit_length() - 1)
     slot = UNIT // slots  # the smallest block that is a slot of every quota
@@ -364,9 +338,9 @@ class OutageState:
     ) -> FallbackPolicy:
         """Begin an outage; return what may be sent in it."""
         if self._config.when_down == "local":
-            self.fallback = Unlimited()
+            self.fallback = FallbackPolicy(_OWN_LIMIT, 0.0)
         elif self._config.when_down == "pause":
-            self.fallback = Blocked()
+            self.fallback = FallbackPolicy("nothing is sent")
         else:
             leases_end = now + self._config.lease + SEND_GRACE
             self.fallback = fallback_policy(
@@ -396,47 +370,40 @@ class OutageLog:
     """The scopes of one pool on one store. Logs each event once, not once per scope.
 
     Attributes:
+        vendors: the vendor of each scope.
         has_worked: the store has responded to a scope of the pool.
         failed_at: loop instant of the last failed request.
     """
 
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
-        self._vendors: dict[str, str] = {}
-        self._down_since: float | None = None
+        self.vendors: dict[str, str] = {}
         self.has_worked = False
-        self.failed_at = -math.inf
-        self._recovered_at = self._reset_logged_at = self._bug_logged_at = -math.inf
-        self._taken_over_logged_at = -math.inf
+        self.failed_at = self._recovered_at = -math.inf
+        self._down_since: float | None = None
+        self._logged_at: dict[str, float] = {}
         self._differing: tuple[object, ...] = ()
-
-    @property
-    def scopes(self) -> int:
-        """Number of scopes of the pool."""
-        return len(self._vendors)
-
-    def add(self, key: str, vendor: str) -> None:
-        """Add scope *key* of *vendor*."""
-        self._vendors[key] = vendor
-
-    def remove(self, key: str) -> None:
-        """Remove scope *key*."""
-        self._vendors.pop(key, None)
 
     def vendor(self, key: str) -> str:
         """Return the vendor of scope *key*; empty if it is unknown."""
-        return self._vendors.get(key, "")
+        return self.vendors.get(key, "")
 
-    def name(self, key: str) -> str:
-        """Return scope *key* as it appears in the log."""
+    def _name(self, key: str) -> str:
         return scope_name(self.vendor(key), key)
+
+    def _is_due(self, event: str, now: float) -> bool:
+        """Return whether *event* was not logged lately; it counts as logged now."""
+        is_due = now >= self._logged_at.get(event, -math.inf) + _LOG_INTERVAL
+        if is_due:
+            self._logged_at[event] = now
+        return is_due
 
     def begin(self, key: str, sent_at: float, error: StoreUnavailableError, fallback: str) -> None:
         """Log that the request of *key* sent at *sent_at* failed, if no outage is logged."""
         if self._down_since is not None or sent_at <= self._recovered_at:
             return
         self._down_since = sent_at
-        name, others = self.name(key), self.scopes - 1
+        name, others = self._name(key), len(self.vendors) - 1
         if others > 0:
             name += f" and {others} more scope{'s' * (others > 1)} ({self._vendor_names()})"
         store, reason = self._config.display_name, str(error)
@@ -466,24 +433,22 @@ class OutageLog:
 
     def taken_over(self, key: str, now: float, request: LeaseRequest) -> None:
         """Log that another server process has the log of *key*, unless it was logged lately."""
-        if now < self._taken_over_logged_at + _LOG_INTERVAL:
+        if not self._is_due("taken over", now):
             return
-        self._taken_over_logged_at = now
         logger.warning(
             "%s: limit store %s: another server process has its data, after a restart, a failover "
             "or a move of its slot. No calls for %g s, and for a period of its quota if the last "
             "requests are lost",
-            *(self.name(key), self._config.display_name, request.detection_time / SECOND),
+            *(self._name(key), self._config.display_name, request.detection_time / SECOND),
         )
 
     def reset(self, key: str, now: float, event: str, request: LeaseRequest, advice: str) -> None:
         """Log an *event* that voids the logs of all scopes, unless it was logged lately."""
-        if now < self._reset_logged_at + _LOG_INTERVAL:
+        if not self._is_due("reset", now):
             return
-        self._reset_logged_at = now
         logger.warning(
             "%s: limit store %s: %s; the window counts as spent, no calls for %g s. %s",
-            *(self.name(key), self._config.display_name, event),
+            *(self._name(key), self._config.display_name, event),
             *((request.recovery_hold + request.detection_time) / SECOND, advice),
         )
 
@@ -499,7 +464,7 @@ class OutageLog:
         logger.warning(
             "%s: limit store %s: another process configured %s for this key, this one %s: %s "
             "apply. Configure the same quotas in all processes",
-            *(self.name(key), self._config.display_name, " and ".join(map(str, others))),
+            *(self._name(key), self._config.display_name, " and ".join(map(str, others))),
             *(
                 " and ".join(map(str, own)) or "none",
                 "both" if len(others) == len(own) == 1 else "all",
@@ -508,16 +473,15 @@ class OutageLog:
 
     def bug(self, key: str, now: float, error: BaseException, retry_in: float) -> None:
         """Log *error*, which a request for *key* met before it was sent, unless logged lately."""
-        if now < self._bug_logged_at + _LOG_INTERVAL:
+        if not self._is_due("bug", now):
             return
-        self._bug_logged_at = now
         logger.error(
             "%s: request to limit store %s failed: %s; retrying in %g s. This is a bug of "
             "asyncclients: please report it with this traceback",
-            *(self.name(key), self._config.display_name, type(error).__name__, retry_in),
+            *(self._name(key), self._config.display_name, type(error).__name__, retry_in),
             exc_info=error,
         )
 
     def _vendor_names(self) -> str:
-        names = sorted({vendor for vendor in self._vendors.values() if vendor})
+        names = sorted({vendor for vendor in self.vendors.values() if vendor})
         return ", ".join(names) or "quota"

@@ -200,7 +200,7 @@ class LeaseState:
         return [quota.period for quota in quotas if not quota.unit] or [HEARTBEAT]
 
     def _is_active(self, now: float, waiting: int) -> bool:
-        idle_timeout = _IDLE_TIMEOUT * min(1.0, _CROWD / max(1, self.log.scopes))
+        idle_timeout = _IDLE_TIMEOUT * min(1.0, _CROWD / max(1, len(self.log.vendors)))
         return bool(self.slots.in_flight or waiting) or now < self.used_at + idle_timeout
 
     @property
@@ -272,7 +272,7 @@ class LeaseState:
         if self.outage.failures:
             interval = HEARTBEAT
         elif is_idle:
-            crowd = max(1.0, self.log.scopes / _CROWD)
+            crowd = max(1.0, len(self.log.vendors) / _CROWD)
             interval = min(_MAX_HEARTBEAT, _IDLE_HEARTBEAT * crowd)
         else:
             interval = self._heartbeat_interval

@@ -11,15 +11,14 @@ import re
 from collections import defaultdict
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import msgspec
 
 from asyncclients.arguments import check_type
 from asyncclients.secret import Secret
 from asyncclients.stores.clock import SECOND
-from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options
-from asyncclients.stores.control import StoredScope
+from asyncclients.stores.config import StoreConfig, WhenDown
+from asyncclients.stores.control import ScopeLimits, scope_limits
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from asyncclients.stores.quota_log import RULES
 from asyncclients.stores.redis_client import (
@@ -34,7 +33,7 @@ from asyncclients.stores.redis_client import (
     with_timeout,
 )
 from asyncclients.stores.redis_tokens import RedisTokens
-from asyncclients.stores.session import StoreSession
+from asyncclients.stores.session import SharedLimits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +74,7 @@ def load_script(name: str = "quota_log.lua") -> str:
     return files(__name__.rpartition(".")[0]).joinpath(name).read_text("utf-8")
 
 
-class RedisLimits:
+class RedisLimits(SharedLimits):
     """Shares quotas between all processes that use the same Redis and *prefix*.
 
     Args:
@@ -109,37 +108,20 @@ class RedisLimits:
         url = Secret(url)
         check_type("cluster", cluster, bool, "cluster=True")
         check_type("prefix", prefix, str, "prefix='asyncclients'")
-        self._store = "at an unusable address"
-        self._when_down: WhenDown = when_down
-        check_store_options(when_down, lease)
-        self._address = parse_address(url, cluster=cluster)
-        self._store = str(self._address)
-        self._lease, self._prefix = lease, prefix
-
-    def __repr__(self) -> str:
-        return f"<RedisLimits {self._store} when_down={self._when_down!r}>"
-
-    @property
-    def display_name(self) -> str:
-        """The URL without credentials."""
-        return self._store
+        self._address, self._prefix = parse_address(url, cluster=cluster), prefix
+        self._config = StoreConfig(
+            display_name=str(self._address),
+            when_down=when_down,
+            lease=lease,
+            timeout=self._address.timeout,
+        )
 
     def backend(self) -> RedisBackend:
-        """Return a connection for `LimitsControl`."""
+        """Return a connection, for one pool or for `LimitsControl`."""
         client = create_client(self._address)
-        return RedisBackend(client, self._store, self._prefix, self._address.timeout)
+        return RedisBackend(client, self.display_name, self._prefix, self._address.timeout)
 
-    def open(self, *, cold: bool = False) -> StoreSession:
-        """Return a session for one pool; with *cold*, a new log starts with a spent window."""
-        config = StoreConfig(
-            process=uuid4().hex[:12],
-            display_name=self._store,
-            when_down=self._when_down,
-            lease=self._lease,
-            timeout=self._address.timeout,
-            assume_spent=cold,
-        )
-        return StoreSession(self.backend(), config)
+    _connect = backend
 
 
 class _Lane:
@@ -185,7 +167,7 @@ class RedisBackend:
                 raise
         return decode_reply(reply)
 
-    async def scopes(self) -> list[StoredScope]:
+    async def scopes(self) -> list[ScopeLimits]:
         """Return all scopes in the store, see `ControlBackend`."""
         names = await with_timeout(self._store, self._scope_names, _SCAN_TIMEOUT)
         return [*await asyncio.gather(*map(self._control, names))]
@@ -203,7 +185,7 @@ class RedisBackend:
         """Set what an operator wants for *scope*, see `ControlBackend`."""
         await self._control(scope, field, value, vendor, round((keep + _KEEP) * 1000))
 
-    async def _control(self, scope: str, *change: str | int) -> StoredScope:
+    async def _control(self, scope: str, *change: str | int) -> ScopeLimits:
         keys = [redis_key(self._prefix, scope, name) for name in ("state", "members")]
         async with self._lanes[node_name(self._client, keys[0])].semaphore:
             reply = await with_timeout(
@@ -211,7 +193,7 @@ class RedisBackend:
                 lambda: self._control_script.run(self._client, keys, change),
                 self._timeout,
             )
-        return stored_scope(scope, *reply)
+        return _scope_limits(scope, *reply)
 
     async def _run(self, keys: list[str], arguments: list[bytes]) -> Any:
         check = self._server_check
@@ -229,21 +211,21 @@ class RedisBackend:
         await close(self._client)
 
 
-def stored_scope(
+def _scope_limits(
     scope: str, time: Sequence[bytes], state: Sequence[bytes], members: Sequence[bytes]
-) -> StoredScope:
+) -> ScopeLimits:
     """Return what the server says of *scope*: its time, and the content of two of its hashes."""
     texts = [text.decode() for text in state]
     fields = dict(zip(texts[::2], texts[1::2], strict=True))
     now = int(time[0]) * SECOND + int(time[1])
-    return StoredScope(
+    return scope_limits(
         scope=scope,
         vendor=fields.get("vendor", ""),
-        quotas=tuple(sorted(name[len(_QUOTA) :] for name in fields if name.startswith(_QUOTA))),
+        names=[name[len(_QUOTA) :] for name in fields if name.startswith(_QUOTA)],
         processes=sum(int(member.split()[0]) > now for member in members[1::2]),
         paused_for=max(0, int(fields.get("paused_until", "0")) - now),
-        operator_pause=fields.get("operator_pause", ""),
-        operator_quotas=fields.get("operator_quotas", ""),
+        pause=fields.get("operator_pause", ""),
+        quotas=fields.get("operator_quotas", ""),
     )
 
 

@@ -1,11 +1,15 @@
-"""The scopes of one pool on one store, and their end."""
+"""The scopes of one pool on one store, and what all stores have in common."""
 
 from __future__ import annotations
 
 import asyncio
 from contextvars import Context
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
+from msgspec.structs import replace
+
+from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.fallback import OutageLog
 from asyncclients.stores.lease_client import LeaseClient
 from asyncclients.stores.lease_state import LeaseState
@@ -17,8 +21,30 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.control import ControlChange
     from asyncclients.ratelimit.limiter import Limiter
     from asyncclients.ratelimit.protocol import BacklogProtocol, LimiterProtocol
-    from asyncclients.stores.config import StoreConfig
     from asyncclients.stores.protocol import Backend
+
+
+class SharedLimits:
+    """A store as a program names it. It is bound to no event loop and survives a fork."""
+
+    _config = StoreConfig(display_name="at an unusable address")
+
+    def __repr__(self) -> str:
+        config = self._config
+        return f"<{type(self).__name__} {config.display_name} when_down={config.when_down!r}>"
+
+    @property
+    def display_name(self) -> str:
+        """The address of the store, without credentials."""
+        return self._config.display_name
+
+    def _connect(self) -> Backend:
+        raise NotImplementedError
+
+    def open(self, *, cold: bool = False) -> StoreSession:
+        """Return a session for one pool; with *cold*, a new log starts with a spent window."""
+        config = replace(self._config, process=uuid4().hex[:12], assume_spent=cold)
+        return StoreSession(self._connect(), config)
 
 
 class StoreSession:
@@ -43,7 +69,7 @@ class StoreSession:
         on_control: Callable[[ControlChange], None] | None = None,
     ) -> SharedLimiter:
         """Return a limiter for scope *key* that obeys *local* as well and serves *queue*."""
-        self._log.add(key, vendor)
+        self._log.vendors[key] = vendor
         state = LeaseState(key, local, self.config, self._log, self._first_slot)
         limiter = SharedLimiter(local, LeaseClient(state, queue, self._backend, on_control))
         self._limiters[limiter] = limiter
@@ -52,7 +78,7 @@ class StoreSession:
     def forget(self, limiter: LimiterProtocol) -> None:
         """Drop *limiter*, which is idle."""
         client = self._limiters.pop(limiter).client
-        self._log.remove(client.state.key)
+        self._log.vendors.pop(client.state.key, None)
         leaving = asyncio.get_running_loop().create_task(client.aclose(), context=Context())
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)

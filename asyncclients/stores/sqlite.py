@@ -15,12 +15,11 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
-from uuid import uuid4
 
 import msgspec
 from msgspec.structs import replace
@@ -30,8 +29,8 @@ from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.own_files import foreign_companions, target_of
 from asyncclients.stores.clock import SECOND, micros
-from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options, scope_name
-from asyncclients.stores.control import StoredScope
+from asyncclients.stores.config import StoreConfig, WhenDown, scope_name
+from asyncclients.stores.control import ScopeLimits, scope_limits
 from asyncclients.stores.protocol import (
     LeaseRequest,
     LeaseResponse,
@@ -41,7 +40,7 @@ from asyncclients.stores.protocol import (
     quota_names,
 )
 from asyncclients.stores.quota_log import QuotaLog
-from asyncclients.stores.session import StoreSession
+from asyncclients.stores.session import SharedLimits
 
 T = TypeVar("T")
 
@@ -66,7 +65,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(QuotaLog).decode
 
 
-class FileLimits:
+class FileLimits(SharedLimits):
     """Shares quotas between all processes of this host that name the same *path*.
 
     Args:
@@ -88,17 +87,12 @@ class FileLimits:
     ) -> None:
         check_type("path", path, (str, os.PathLike), "FileLimits('limits.db')")
         self._path = Path(path)
-        self._when_down: WhenDown = when_down
-        check_store_options(when_down, lease)
-        self._lease = lease
+        self._config = StoreConfig(
+            display_name=str(self._path), when_down=when_down, lease=lease, timeout=_TIMEOUT
+        )
 
-    def __repr__(self) -> str:
-        return f"<FileLimits {self._path.name} when_down={self._when_down!r}>"
-
-    @property
-    def display_name(self) -> str:
-        """The path of the file."""
-        return str(self._path)
+    def _connect(self) -> SqliteBackend:
+        return SqliteBackend(self._path)
 
     def backend(self) -> SqliteBackend:
         """Return a connection for `LimitsControl`.
@@ -111,19 +105,7 @@ class FileLimits:
                 f"the shared limit file {self._path} does not exist",
                 advice="Give the path that the processes use; the first of them creates it",
             )
-        return SqliteBackend(self._path)
-
-    def open(self, *, cold: bool = False) -> StoreSession:
-        """Return a session for one pool; with *cold*, a new log starts with a spent window."""
-        config = StoreConfig(
-            process=uuid4().hex[:12],
-            display_name=self.display_name,
-            when_down=self._when_down,
-            lease=self._lease,
-            timeout=_TIMEOUT,
-            assume_spent=cold,
-        )
-        return StoreSession(SqliteBackend(self._path), config)
+        return self._connect()
 
 
 _opening = threading.Lock()
@@ -147,34 +129,27 @@ class SqliteBackend:
 
     async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         """Apply *request*, see `Backend.apply`."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._apply, key, request
-        )
 
-    def _apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
-        try:
-            return self._transact(self.open(), key, request)
-        except sqlite3.Error as failure:
-            self.close()
-            raise explain(self._path, failure) from None
+        def work(connection: sqlite3.Connection) -> LeaseResponse:
+            with _transaction(connection):
+                return self._apply(connection, key, request)
 
-    def _transact(
+        return await self._in_thread(work)
+
+    def _apply(
         self, connection: sqlite3.Connection, key: str, request: LeaseRequest
     ) -> LeaseResponse:
-        with _transaction(connection):
-            now = micros(time.monotonic())
-            row = connection.execute(
-                "SELECT state FROM quota_log WHERE scope = ?", (key,)
-            ).fetchone()
-            log = self._read(key, row, request, now)
-            control = connection.execute(_CONTROL, (key,)).fetchone() or ("", "")
-            response = _apply_control(log, request, now, *control)
-            if control[0] and not response.operator_pause:
-                connection.execute("UPDATE control SET operator_pause = '' WHERE scope = ?", (key,))
-            kept = now + log.calendar_ends_in(request)  # as if updated then
-            connection.execute(
-                "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, kept, _encode(log))
-            )
+        now = micros(time.monotonic())
+        row = connection.execute("SELECT state FROM quota_log WHERE scope = ?", (key,)).fetchone()
+        log = self._read(key, row, request, now)
+        control = connection.execute(_CONTROL, (key,)).fetchone() or ("", "")
+        response = _apply_control(log, request, now, *control)
+        if control[0] and not response.operator_pause:
+            connection.execute("UPDATE control SET operator_pause = '' WHERE scope = ?", (key,))
+        kept = now + log.calendar_ends_in(request)  # as if updated then
+        connection.execute(
+            "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, kept, _encode(log))
+        )
         return response
 
     def _read(
@@ -220,30 +195,9 @@ class SqliteBackend:
                 if not _open_files[self._file]:
                     del _open_files[self._file]
 
-    async def scopes(self) -> list[StoredScope]:
+    async def scopes(self) -> list[ScopeLimits]:
         """Return all scopes in the file, see `ControlBackend`."""
-        return await self._in_thread(self._scopes)
-
-    def _scopes(self, connection: sqlite3.Connection) -> list[StoredScope]:
-        now = micros(time.monotonic())
-        found = {
-            scope: StoredScope(
-                scope=scope,
-                vendor=log.vendor,
-                quotas=log.configured,
-                processes=sum(member.until > now for member in log.members.values()),
-                paused_for=max(0, log.paused_until - now),
-            )
-            for scope, log in _logs(connection)
-        }
-        for scope, vendor, pause, quotas in connection.execute("SELECT * FROM control"):
-            found[scope] = replace(
-                found.get(scope, StoredScope(scope=scope)),
-                vendor=vendor,
-                operator_pause=pause,
-                operator_quotas=quotas,
-            )
-        return [*found.values()]
+        return await self._in_thread(_scopes)
 
     async def set_control(
         self, scope: str, vendor: str, field: str, value: str, keep: float
@@ -368,11 +322,28 @@ def _apply_control(
     return replace(response, operator_pause=pause if held else "", operator_quotas=quotas)
 
 
-def _logs(connection: sqlite3.Connection) -> Iterator[tuple[str, QuotaLog]]:
-    """Yield the logs that this version can read, with the names of their scopes."""
+def _scopes(connection: sqlite3.Connection) -> list[ScopeLimits]:
+    now, logs = micros(time.monotonic()), dict[str, QuotaLog]()
     for scope, state in connection.execute("SELECT scope, state FROM quota_log"):
-        with suppress(msgspec.DecodeError):
-            yield scope, _decode(state)
+        with suppress(msgspec.DecodeError):  # another version wrote it
+            logs[scope] = _decode(state)
+    controls = {row[0]: row[1:] for row in connection.execute("SELECT * FROM control")}
+    found: list[ScopeLimits] = []
+    for scope in logs.keys() | controls.keys():
+        log = logs.get(scope, QuotaLog())
+        vendor, pause, quotas = controls.get(scope, (log.vendor, "", ""))
+        found.append(
+            scope_limits(
+                scope=scope,
+                vendor=vendor,
+                names=log.configured,
+                processes=sum(member.until > now for member in log.members.values()),
+                paused_for=max(0, log.paused_until - now),
+                pause=pause,
+                quotas=quotas,
+            )
+        )
+    return found
 
 
 _CONFIGURATION_ERRORS = {

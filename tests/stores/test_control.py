@@ -24,7 +24,7 @@ from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores import FileLimits, LimitsControl, RedisLimits
-from asyncclients.stores.control import StoredScope
+from asyncclients.stores.control import ScopeLimits, scope_limits
 from asyncclients.stores.protocol import (
     LeaseResponse,
     QuotaSpec,
@@ -605,6 +605,21 @@ async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
     assert await control.show() == ()
 
 
+def stored_scope(
+    scope: str, *, vendor: str = "", paused_for: int = 0, pause: str = ""
+) -> ScopeLimits:
+    """Return a scope that one process uses."""
+    return scope_limits(
+        scope=scope,
+        vendor=vendor,
+        names=(),
+        processes=1,
+        paused_for=paused_for,
+        pause=pause,
+        quotas="",
+    )
+
+
 class _Busy:
     """A store that misses its timeout *misses* times, and then has scopes; its own backend."""
 
@@ -612,13 +627,13 @@ class _Busy:
 
     def __init__(self, misses: int) -> None:
         self.misses, self.opened, self.closed = misses, 0, 0
-        self.found = [StoredScope(scope="a1", vendor="emma")]
+        self.found = [stored_scope("a1", vendor="emma")]
 
     def backend(self) -> _Busy:
         self.opened += 1
         return self
 
-    async def scopes(self) -> list[StoredScope]:
+    async def scopes(self) -> list[ScopeLimits]:
         self.misses -= 1
         if self.misses >= 0:
             raise StoreUnavailableError("no reply in time")
@@ -634,10 +649,10 @@ async def test_longest_pause_that_has_not_ended_is_shown() -> None:
     rows = [(90 * SECOND, 60.0), (30 * SECOND, 60.0), (0, -1.0)]
     store = _Busy(misses=0)
     store.found = [
-        StoredScope(
-            scope=f"a{number}",
+        stored_scope(
+            f"a{number}",
             paused_for=vendor,
-            operator_pause=msgspec.json.encode(
+            pause=msgspec.json.encode(
                 OperatorPause(at=at - 100, until=at + operator, by="ann")
             ).decode(),
         )

@@ -84,7 +84,7 @@ async def test_outage_is_logged_once_per_pool(
 def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A request that was sent before the recovery and fails after it is no new outage."""
     log = OutageLog(CONFIG)
-    log.add("abcdef", "emma")
+    log.vendors["abcdef"] = "emma"
     log.begin("abcdef", 10.0, DOWN, "nothing is sent")
     log.on_response(20.0, ends_outage=True)
     log.begin("abcdef", 19.5, DOWN, "nothing is sent")
@@ -102,8 +102,8 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
 def test_responses_to_other_scopes_do_not_end_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     """One node of a cluster hangs: its outage is logged, and ends with a response of that node."""
     log = OutageLog(CONFIG)
-    log.add("abcdef", "emma")
-    log.add("012345", "intouch")
+    log.vendors["abcdef"] = "emma"
+    log.vendors["012345"] = "intouch"
     log.on_response(10.0, ends_outage=False)
     log.begin("abcdef", 9.5, DOWN, "nothing is sent")
     log.failed_at = 18.0
@@ -131,7 +131,7 @@ def test_outage_that_no_scope_notices_any_more_is_over(caplog: pytest.LogCapture
 def test_outage_names_its_store_once(caplog: pytest.LogCaptureFixture) -> None:
     """An error of configuration names the store, which the line has named already."""
     log = OutageLog(CONFIG)
-    log.add("abcdef", "emma")
+    log.vendors["abcdef"] = "emma"
     reason = "the shared store redis://host:6379 is a read-only replica"
     log.begin(
         "abcdef",
@@ -239,7 +239,7 @@ def test_different_quotas_are_logged_once_per_vendor(caplog: pytest.LogCaptureFi
     """A thousand keys with the same difference: one line with store, numbers and next step."""
     log, ours, theirs = OutageLog(CONFIG), (Quota(4, 1.0),), [Quota(2, 1.0)]
     for number in range(1000):
-        log.add(f"{number:04}", "intouch")
+        log.vendors[f"{number:04}"] = "intouch"
         log.differ(f"{number:04}", ours, theirs)
     assert [record.getMessage() for record in caplog.records] == [
         (
@@ -254,7 +254,7 @@ def test_different_quotas_are_logged_once_per_vendor(caplog: pytest.LogCaptureFi
 def test_bug_in_a_request_is_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
     """A request that fails twenty times a second is logged once in two minutes, with traceback."""
     log = OutageLog(CONFIG)
-    log.add("abcdef", "emma")
+    log.vendors["abcdef"] = "emma"
     for number in range(2400):
         log.bug("abcdef", number / 20, KeyError("x"), 0.05)
     (record,) = caplog.records
