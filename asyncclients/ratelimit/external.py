@@ -35,6 +35,7 @@ was restarted. When it ends, what rejections taught in the meantime is rolled ba
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,6 +75,85 @@ _SIGNIFICANT_SHARE = 0.1
 """Share of the quota from which on external usage is reported to the user."""
 
 
+@dataclass(slots=True, eq=False)
+class DepletionEstimator:
+    """Estimates how fast `remaining` decreases beyond our own calls.
+
+    A *run* is a sequence of responses, each to a call sent after the previous response and
+    each with less remaining; so they are in the order in which the vendor counted them. The
+    rate is the external calls of all runs divided by their seconds. Both decay with age: a
+    short run has little weight, and an old one none.
+
+    Attributes:
+        rate: calls per second.
+    """
+
+    rate: float = 0.0
+    _past_calls: float = 0.0  # of earlier runs, decayed
+    _past_seconds: float = 0.0
+    _run_start: tuple[float, float, int] = (-math.inf, 0.0, 0)  # sent at, round trip, remaining
+    _run_calls: int = 0
+    _run_seconds: float = 0.0
+    _last_remaining: int = -1
+    _last_response_at: float = -math.inf
+    _ended_at: float = -math.inf
+    _window: SlidingWindow | None = None
+
+    def observe(self, window: SlidingWindow, permit: Permit, now: float, remaining: int) -> None:
+        """Record that *remaining* calls were left when the call of *permit* had arrived."""
+        sent_at = permit.sent_at
+        if sent_at < self._last_response_at:
+            return
+        self._last_response_at = now
+        if remaining >= self._last_remaining or window is not self._window:
+            self._end_run(window, now)
+            self._window = window
+            self._run_start = (sent_at, now - sent_at, remaining)
+        started_at, round_trip, initial = self._run_start
+        # A relaxed bound may have freed a slot before its call arrived, at most one round
+        # trip earlier.
+        ours = window.held_since(started_at - round_trip + window.period - _SAME_INSTANT)
+        self._run_calls = max(0, initial - remaining - ours)
+        self._run_seconds = sent_at - started_at
+        self._last_remaining = remaining
+        calls = self._past_calls + self._run_calls
+        seconds = self._past_seconds + self._run_seconds
+        self.rate = calls / seconds if calls >= _MIN_CALLS and seconds >= _MIN_SECONDS else 0.0
+
+    def _end_run(self, window: SlidingWindow, now: float) -> None:
+        """Add the run to the earlier ones, and let them decay."""
+        decay = 0.5 ** ((now - self._ended_at) / _half_life(window))
+        self._past_calls = (self._past_calls + self._run_calls) * decay
+        self._past_seconds = (self._past_seconds + self._run_seconds) * decay
+        self._ended_at = now
+        self._run_calls, self._run_seconds = 0, 0.0
+
+
+@dataclass(slots=True, eq=False)
+class PauseEstimator:
+    """Estimates how fast others call from the rejected calls after pauses that were obeyed."""
+
+    _calls: float = 0.0  # decayed
+    _rejected: float = 0.0
+    _ended_at: float = -math.inf
+    _rate: float = 0.0
+
+    def add(self, window: SlidingWindow, now: float, *, is_rejected: bool) -> None:
+        """Record the first call after a pause, for which *window* was empty."""
+        decay = 0.5 ** ((now - self._ended_at) / _PAUSE_HALF_LIFE)
+        self._calls = self._calls * decay + 1
+        self._rejected = self._rejected * decay + is_rejected
+        self._ended_at = now
+        share = self._rejected / self._calls
+        is_proof = self._calls >= _MIN_PAUSES and _UNAVOIDABLE < share < _MAX_REJECTED
+        self._rate = erlang_load(window.limit, share) / window.period if is_proof else 0.0
+
+    def rate(self, now: float) -> float:
+        """Return the calls per second of others; 0 if no pause has ended lately."""
+        return self._rate if now - self._ended_at <= _PAUSES_VALID_FOR else 0.0
+
+
+@dataclass(slots=True, eq=False)
 class ExternalUsage:
     """The external usage of one scope's quotas. *feedback* is notified when usage starts and ends.
 
@@ -83,36 +163,20 @@ class ExternalUsage:
             and with 0 when it has ended.
     """
 
-    __slots__ = (
-        "_average",
-        "_contradictions",
-        "_depletion",
-        "_feedback",
-        "_last_number",
-        "_last_seen_at",
-        "_level_estimate",
-        "_pauses",
-        "_significant",
-        "_started_at",
-        "_updated_at",
-        "_zero_until",
-        "on_change",
-        "rate",
-    )
-
-    def __init__(self, feedback: Feedback) -> None:
-        self.rate = 0.0
-        self.on_change: Callable[[float], None] | None = None
-        self._significant = False
-        self._feedback = feedback
-        self._level_estimate = 0.0
-        self._depletion = DepletionEstimator()
-        self._pauses = PauseEstimator()
-        self._last_number = 0  # number of the latest call whose report was used
-        self._contradictions = 0
-        self._zero_until = -math.inf  # until then the vendor reported 0 remaining
-        self._started_at = self._last_seen_at = self._updated_at = -math.inf
-        self._average = 0.0
+    feedback: Feedback
+    rate: float = 0.0
+    on_change: Callable[[float], None] | None = None
+    _is_significant: bool = False
+    _level_estimate: float = 0.0
+    _depletion: DepletionEstimator = field(default_factory=DepletionEstimator)
+    _pauses: PauseEstimator = field(default_factory=PauseEstimator)
+    _last_number: int = 0  # number of the latest call whose report was used
+    _contradictions: int = 0
+    _zero_until: float = -math.inf  # until then the vendor reported 0 remaining
+    _started_at: float = -math.inf
+    _last_seen_at: float = -math.inf
+    _updated_at: float = -math.inf
+    _average: float = 0.0
 
     def rejects_at_any_rate(self, window: SlidingWindow) -> bool:
         """Return whether others cause rejections in *window* even if we send few calls."""
@@ -128,9 +192,9 @@ class ExternalUsage:
 
     def refresh(self, window: SlidingWindow, now: float) -> bool:
         """Let the estimates end that are outdated at *now*; return whether the rate changed."""
-        before = (self.rate, self._significant)
+        before = (self.rate, self._is_significant)
         self._update(window, now)
-        return (self.rate, self._significant) != before
+        return (self.rate, self._is_significant) != before
 
     def observe(
         self, windows: Sequence[SlidingWindow], permit: Permit, now: float, info: RateLimitInfo
@@ -180,109 +244,20 @@ class ExternalUsage:
         if self.rate:
             if now - self._last_seen_at > half_life:
                 self._started_at = now
-                self._feedback.on_external_usage()
+                self.feedback.on_external_usage()
             self._last_seen_at = now
-        if self._significant:
+        if self._is_significant:
             significant = now - self._last_seen_at <= half_life
         else:
             calls = min(self.rate, self._average) * window.period
             is_large = calls > _SIGNIFICANT_SHARE * window.limit
             significant = is_large and now - self._started_at >= 2 * half_life
-        if significant is not self._significant:
-            self._significant = significant
+        if significant is not self._is_significant:
+            self._is_significant = significant
             if not significant:
-                self._feedback.on_external_usage_end()
+                self.feedback.on_external_usage_end()
             if self.on_change is not None:
                 self.on_change(self._average if significant else 0.0)
-
-
-class DepletionEstimator:
-    """Estimates how fast `remaining` decreases beyond our own calls.
-
-    A *run* is a sequence of responses, each to a call sent after the previous response and
-    each with less remaining; so they are in the order in which the vendor counted them. The
-    rate is the external calls of all runs divided by their seconds. Both decay with age: a
-    short run has little weight, and an old one none.
-
-    Attributes:
-        rate: calls per second.
-    """
-
-    __slots__ = (
-        "_ended_at",
-        "_last_remaining",
-        "_last_response_at",
-        "_past_calls",
-        "_past_seconds",
-        "_run_calls",
-        "_run_seconds",
-        "_run_start",
-        "_window",
-        "rate",
-    )
-
-    def __init__(self) -> None:
-        self.rate = 0.0
-        self._past_calls = self._past_seconds = 0.0  # of earlier runs, decayed
-        self._run_start = (-math.inf, 0.0, 0)  # sent at, round trip, remaining
-        self._run_calls, self._run_seconds = 0, 0.0
-        self._last_remaining = -1
-        self._last_response_at = self._ended_at = -math.inf
-        self._window: SlidingWindow | None = None
-
-    def observe(self, window: SlidingWindow, permit: Permit, now: float, remaining: int) -> None:
-        """Record that *remaining* calls were left when the call of *permit* had arrived."""
-        sent_at = permit.sent_at
-        if sent_at < self._last_response_at:
-            return
-        self._last_response_at = now
-        if remaining >= self._last_remaining or window is not self._window:
-            self._end_run(window, now)
-            self._window = window
-            self._run_start = (sent_at, now - sent_at, remaining)
-        started_at, round_trip, initial = self._run_start
-        # A relaxed bound may have freed a slot before its call arrived, at most one round
-        # trip earlier.
-        ours = window.held_since(started_at - round_trip + window.period - _SAME_INSTANT)
-        self._run_calls = max(0, initial - remaining - ours)
-        self._run_seconds = sent_at - started_at
-        self._last_remaining = remaining
-        calls = self._past_calls + self._run_calls
-        seconds = self._past_seconds + self._run_seconds
-        self.rate = calls / seconds if calls >= _MIN_CALLS and seconds >= _MIN_SECONDS else 0.0
-
-    def _end_run(self, window: SlidingWindow, now: float) -> None:
-        """Add the run to the earlier ones, and let them decay."""
-        decay = 0.5 ** ((now - self._ended_at) / _half_life(window))
-        self._past_calls = (self._past_calls + self._run_calls) * decay
-        self._past_seconds = (self._past_seconds + self._run_seconds) * decay
-        self._ended_at = now
-        self._run_calls, self._run_seconds = 0, 0.0
-
-
-class PauseEstimator:
-    """Estimates how fast others call from the rejected calls after pauses that were obeyed."""
-
-    __slots__ = ("_calls", "_ended_at", "_rate", "_rejected")
-
-    def __init__(self) -> None:
-        self._calls = self._rejected = 0.0  # decayed
-        self._ended_at = -math.inf
-        self._rate = 0.0
-
-    def add(self, window: SlidingWindow, now: float, *, is_rejected: bool) -> None:
-        """Record the first call after a pause, for which *window* was empty."""
-        decay = 0.5 ** ((now - self._ended_at) / _PAUSE_HALF_LIFE)
-        self._calls = self._calls * decay + 1
-        self._rejected = self._rejected * decay + is_rejected
-        self._ended_at = now
-        share = self._rejected / self._calls
-        is_proof = self._calls >= _MIN_PAUSES and _UNAVOIDABLE < share < _MAX_REJECTED
-        self._rate = erlang_load(window.limit, share) / window.period if is_proof else 0.0
-
-    def rate(self, now: float) -> float:
-        """Return the calls per second of others; 0 if no pause has ended lately."""
-        return self._rate if now - self._ended_at <= _PAUSES_VALID_FOR else 0.0
 
 
 def erlang_b(slots: int, load: float) -> float:

@@ -67,41 +67,8 @@ server. If that is later than the log, requests are lost, and nothing is granted
 spent window. If it was set forward, the log looks older than it is: processes detect the
 jump and report an unknown epoch, which makes the window count as spent.
 
-**Keys in Redis**, all named `PREFIX:v3:{SCOPE}:NAME`. SCOPE is a one-way hash; log lines show
-its first four digits. Instants are microseconds since 1970 of the server's clock.
-
-| name | type | content |
-| --- | --- | --- |
-| `log` | sorted set | `r:PROCESS:NUMBER` (reserved), `f:PROCESS:NUMBER` (in flight) or `a:PROCESS:NUMBER` (arrived), scored with the call's latest arrival |
-| `log:GROUP` | sorted set | the slots of the calls of one group |
-| `state` | hash | the fields below |
-| `members` | hash | by process: `TTL_END HEARTBEAT_DUE IDLE`, then `START SIZE` of each block, in 1/1,048,576 of the quota |
-| `interactive`, `background` | sorted sets | processes that wait for a slot, scored with the instant at which they lose their place |
-
-| field of `state` | content |
-| --- | --- |
-| `epoch` | name of this log, random |
-| `server` | `run_id` of the server process that has the log |
-| `taken_over_at` | `updated_at` when that process took over |
-| `updated_at` | instant of the last request |
-| `spent_until` | nothing is granted before this instant: data was lost, or the store is recovering |
-| `paused_until` | nothing is granted before this instant, because the vendor rejected a call or is unavailable |
-| `accepted`, `rejected` | calls that the vendor accepted and rate-limited since the epoch began |
-| `interactive_at` | instant of the last interactive request |
-| `since_background` | slots granted to interactive calls since the last one for a background call; negative after an expensive background call |
-| `members_changed_at` | instant at which a process last joined or left |
-| `vendor` | name of the vendor |
-| `operator_pause` | a pause that an operator has set: JSON with `at` and `until` in seconds since 1970, and `by` |
-| `operator_quotas` | quotas that an operator has set: JSON with `at`, `by` and `quotas` |
-| `claim:PROCESS` | the place of a process that waits with calls of a cost above 1: `SINCE UNTIL PRIORITY COST GROUPS` |
-| `quota:NAME` | a configured quota: `LAST_REPORT INTERVAL BURST PREVIOUS START END`, the instant, microseconds per call, calls, and the calendar windows |
-| `set:NAME` | one of the quotas that an operator has set, like `quota:NAME` |
-| `tat:NAME` | instant at which its token bucket is full again (GCRA's theoretical arrival time) |
-| `log:GROUP` | epoch of the group's log |
-| `used:NAME` | units used of a calendar quota: `START UNITS` of each window |
-
-NAME is `LIMIT/PERIOD`, PERIOD in microseconds, then `@UNIT:TIMEZONE` for a calendar quota, then a
-space and the group, if there is one: `100/60000000 ops:events.*`, `10000/90000000000@day:UTC`.
+**Keys in Redis** are named `PREFIX:v3:{SCOPE}:NAME`; SCOPE is a one-way hash, of which log lines
+show the first four digits. `docs/many-processes.md` lists the keys and their content.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 -- The rules of quota_log.py for Redis and Valkey. The reasons are in quota_log.py and
--- protocol.py, and the keys and fields are listed in protocol.py.
+-- protocol.py, and the keys and fields are listed in docs/many-processes.md.
 --
 -- One script call is one round trip with the server's clock. All keys of a scope have its
 -- name as their hash tag, so they are in one slot of a cluster. Instants are whole

@@ -139,7 +139,7 @@ class Opening(NamedTuple):
 
 
 class QuotaLog(msgspec.Struct, kw_only=True):
-    """The log of one scope; `protocol.py` lists the fields under "Keys in Redis".
+    """The log of one scope; `docs/many-processes.md` lists the fields.
 
     `log` maps a group to its slots, and a slot to the latest arrival of its call. `used` maps
     a calendar quota to its windows, and the start of a window to the units used. `interactive`

@@ -1,6 +1,6 @@
 """Quotas shared through Redis or Valkey; needs the extra `asyncclients[redis]`.
 
-The keys and their content are listed in `protocol.py`. A store that cannot work as configured
+`docs/many-processes.md` lists the keys and their content. A store that cannot work as configured
 is a `ConfigurationError` at first use; any other failure is an outage (`fallback.py`).
 """
 
@@ -60,7 +60,7 @@ def script_keys(prefix: str, scope: str, request: LeaseRequest) -> list[str]:
 
 
 def redis_key(prefix: str, scope: str, name: str) -> str:
-    """Return the key of *scope* that `protocol.py` lists as *name*."""
+    """Return the key *name* of *scope*."""
     return f"{prefix}:v3:{{{scope}}}:{name}"
 
 
@@ -170,7 +170,8 @@ class RedisBackend:
     async def scopes(self) -> list[ScopeLimits]:
         """Return all scopes in the store, see `ControlBackend`."""
         names = await with_timeout(self._store, self._scope_names, _SCAN_TIMEOUT)
-        return [*await asyncio.gather(*map(self._control, names))]
+        replies = await asyncio.gather(*map(self._control, names))
+        return [_scope_limits(name, *reply) for name, reply in zip(names, replies, strict=True)]
 
     async def _scope_names(self) -> set[str]:
         pattern = redis_key(_escape(self._prefix), "*", "state")
@@ -185,15 +186,14 @@ class RedisBackend:
         """Set what an operator wants for *scope*, see `ControlBackend`."""
         await self._control(scope, field, value, vendor, round((keep + _KEEP) * 1000))
 
-    async def _control(self, scope: str, *change: str | int) -> ScopeLimits:
+    async def _control(self, scope: str, *change: str | int) -> Any:
         keys = [redis_key(self._prefix, scope, name) for name in ("state", "members")]
         async with self._lanes[node_name(self._client, keys[0])].semaphore:
-            reply = await with_timeout(
+            return await with_timeout(
                 self._store,
                 lambda: self._control_script.run(self._client, keys, change),
                 self._timeout,
             )
-        return _scope_limits(scope, *reply)
 
     async def _run(self, keys: list[str], arguments: list[bytes]) -> Any:
         check = self._server_check

@@ -104,7 +104,7 @@ async def test_file_forgets_a_pause_that_has_ended(tmp_path: Path) -> None:
     await backend.set_control("s", "intouch", "operator_pause", pause, 60.0)
     assert (await backend.apply("s", lease_request(count=1))).opens_in == (0,)
     (scope,) = await backend.scopes()
-    assert scope.operator_pause == ""
+    assert scope.operator_pause is None
     await backend.aclose()
 
 
