@@ -98,30 +98,18 @@ UNKNOWN_EPOCH = "?"
 
 
 class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A quota, and the token bucket that a process has learned to keep it.
+    """A quota, and the token bucket that a process has learned to keep it."""
 
-    Attributes:
-        limit: units per *period*.
-        period: microseconds; of a calendar quota the longest length of a window.
-        interval: microseconds per unit after the burst; a calendar quota has no token bucket.
-        burst: units that may be sent at once.
-        group: the calls to which it applies; empty for all.
-        calendar: `UNIT:TIMEZONE` of a calendar quota, otherwise empty.
-        previous, start, end: start of the previous, the current and the next window of a
-            calendar quota, in microseconds since 1970.
-        used: units that this process has used in the current window by its own count.
-    """
-
-    limit: int
-    period: int
-    interval: int
-    burst: float
-    group: str = ""
-    calendar: str = ""
-    previous: int = 0
-    start: int = 0
-    end: int = 0
-    used: int = 0
+    limit: int  # units per *period*
+    period: int  # microseconds; of a calendar quota the longest length of a window
+    interval: int  # microseconds per unit after the burst; a calendar quota has no token bucket
+    burst: float  # units that may be sent at once
+    group: str = ""  # the calls to which it applies; empty for all
+    calendar: str = ""  # `UNIT:TIMEZONE` of a calendar quota, otherwise empty
+    previous: int = 0  # start of the previous calendar window, in microseconds since 1970
+    start: int = 0  # of the current one
+    end: int = 0  # of the next one
+    used: int = 0  # units that this process has used in the current window by its own count
 
     @property
     def is_replaceable(self) -> bool:
@@ -139,74 +127,42 @@ class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a process for a scope. Slot numbers are unique within the process.
 
-    Attributes:
-        process: random name of the pool in this process.
-        epoch: the log that the process knows; empty for none.
-        seen: `server` and `now` of the last response; "" and 0 for none.
-        new_epoch: name for the log if it is new.
-        recovering: the process returns from an outage in which others may have sent calls.
-        assume_spent: a new log starts with a spent window.
-        wall: the wall clock of the process, in microseconds since 1970.
-        quotas: the configured quotas of the process.
-        kinds: the groups of the calls in *arrived* and *in_flight*.
-        arrived: slot number, how long ago the call arrived (may be negative), index in *kinds*.
-        in_flight: slots whose calls have no response yet, and indexes in *kinds*.
-        released: slots that were not used.
-        first: number of the first slot to be granted.
-        count: calls that could be sent at once.
-        cost: slots for each of them.
-        groups: their groups besides "".
-        priority: 0 interactive, 1 background.
-        accepted, rejected: calls that the vendor accepted and rate-limited since the last request.
-        pause: for how long the vendor wants no calls; 0 for no pause.
-        goodbye: end the membership of the process.
-        idle: the process has sent nothing for a while and needs a small block only.
-        share_held: the block that the process would use in an outage, as start and size.
-        heartbeat_due: time until the next request at the latest.
-        lease: how long before and after its opening a slot is held.
-        grace: longest time from the end of the lease until the call arrives.
-        ttl: how long the membership lasts.
-        min_retry: shortest *retry_in* if a report of another process may open a slot sooner.
-        recovery_hold: how long nothing is granted after data was lost.
-        detection_time: time that others need to notice that the store is back.
-        takeover_time: time in which all have reported to another server process.
-        vendor: name of the vendor.
-        operator_quotas: the quotas set by an operator that the process obeys.
+    Durations are microseconds; `arrived` may name calls that arrive later, by a negative age.
     """
 
-    process: str
-    epoch: str
-    seen: tuple[str, int]
-    new_epoch: str
-    recovering: bool
-    assume_spent: bool
-    wall: int
-    quotas: tuple[QuotaSpec, ...]
-    kinds: tuple[tuple[str, ...], ...]
-    arrived: tuple[tuple[int, int, int], ...]
-    in_flight: tuple[tuple[int, int], ...]
-    released: tuple[int, ...]
-    first: int
-    count: int
-    cost: int
-    groups: tuple[str, ...]
-    priority: int
-    accepted: int
-    rejected: int
-    pause: int
-    goodbye: bool
-    idle: bool
-    share_held: tuple[int, int]
-    heartbeat_due: int
-    lease: int
-    grace: int
-    ttl: int
-    min_retry: int
-    recovery_hold: int
-    detection_time: int
-    takeover_time: int
-    vendor: str = ""
-    operator_quotas: tuple[QuotaSpec, ...] = ()
+    process: str  # random name of the pool in this process
+    epoch: str  # the log that the process knows; empty for none
+    seen: tuple[str, int]  # `server` and `now` of the last response; "" and 0 for none
+    new_epoch: str  # name for the log if it is new
+    recovering: bool  # the process returns from an outage in which others may have sent calls
+    assume_spent: bool  # a new log starts with a spent window
+    wall: int  # the wall clock of the process, in microseconds since 1970
+    quotas: tuple[QuotaSpec, ...]  # the configured quotas of the process
+    kinds: tuple[tuple[str, ...], ...]  # the groups of the calls in *arrived* and *in_flight*
+    arrived: tuple[tuple[int, int, int], ...]  # slot number, age of the arrival, index in *kinds*
+    in_flight: tuple[tuple[int, int], ...]  # slots without a response, indexes in *kinds*
+    released: tuple[int, ...]  # slots that were not used
+    first: int  # number of the first slot to be granted
+    count: int  # calls that could be sent at once
+    cost: int  # slots for each of them
+    groups: tuple[str, ...]  # their groups besides ""
+    priority: int  # 0 interactive, 1 background
+    accepted: int  # calls that the vendor accepted since the last request
+    rejected: int  # calls that it rate-limited
+    pause: int  # for how long the vendor wants no calls; 0 for no pause
+    goodbye: bool  # end the membership of the process
+    idle: bool  # the process has sent nothing for a while and needs a small block only
+    share_held: tuple[int, int]  # start and size of the block for an outage
+    heartbeat_due: int  # time until the next request at the latest
+    lease: int  # how long before and after its opening a slot is held
+    grace: int  # longest time from the end of the lease until the call arrives
+    ttl: int  # how long the membership lasts
+    min_retry: int  # shortest *retry_in* if a report of another process may open a slot sooner
+    recovery_hold: int  # how long nothing is granted after data was lost
+    detection_time: int  # time that others need to notice that the store is back
+    takeover_time: int  # time in which all have reported to another server process
+    vendor: str = ""  # name of the vendor
+    operator_quotas: tuple[QuotaSpec, ...] = ()  # set by an operator, and obeyed by the process
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -215,45 +171,26 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The store's response.
+    """The store's response."""
 
-    Attributes:
-        now: the store's clock.
-        epoch: name of the log.
-        server: random name of the server process; empty if it is not known, or for a file.
-        opens_in: time from *now* until the slots of each call open, from `LeaseRequest.first` on.
-        retry_in: time from *now* after which another request may be granted a slot.
-        pause: for how long the vendor wants no calls.
-        accepted, rejected: calls of all processes since the epoch began.
-        contenders: other processes that wait in the same priority class.
-        member_count: number of members, this process included.
-        start, size: the process's block of the quota.
-        waits_for: name of the quota that delays the next slot; empty for none.
-        used: units of each calendar quota of the request that are used in the current window.
-        quotas: names of all quotas in force.
-        operator_pause, operator_quotas: what an operator has set, as JSON of the structs in
-            `ratelimit/control.py`; empty for nothing.
-        held: for how long an operator wants no calls.
-    """
-
-    now: int
-    epoch: str
-    server: str
-    opens_in: tuple[int, ...]
-    retry_in: int
-    pause: int
-    accepted: int
-    rejected: int
-    contenders: int
-    member_count: int
-    start: int
-    size: int
-    waits_for: str
-    used: tuple[int, ...]
-    quotas: tuple[str, ...]
-    operator_pause: str = ""
-    operator_quotas: str = ""
-    held: int = 0
+    now: int  # the store's clock
+    epoch: str  # name of the log
+    server: str  # random name of the server process; empty if it is not known, or for a file
+    opens_in: tuple[int, ...]  # time from *now* until the slots of each call open
+    retry_in: int  # time from *now* after which another request may be granted a slot
+    pause: int  # for how long the vendor wants no calls
+    accepted: int  # calls of all processes since the epoch began
+    rejected: int  # likewise
+    contenders: int  # other processes that wait in the same priority class
+    member_count: int  # number of members, this process included
+    start: int  # of the process's block of the quota
+    size: int  # of the block
+    waits_for: str  # name of the quota that delays the next slot; empty for none
+    used: tuple[int, ...]  # units used in the current window of each calendar quota
+    quotas: tuple[str, ...]  # names of all quotas in force
+    operator_pause: str = ""  # JSON of an `OperatorPause`; empty for none
+    operator_quotas: str = ""  # JSON of `OperatorQuotas`; empty for none
+    held: int = 0  # for how long an operator wants no calls
 
 
 class StoreUnavailableError(Exception):

@@ -41,44 +41,35 @@ from asyncclients.stores.shares import NONE, UNIT, Block, fair_sizes, next_block
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """The constants of the rules; durations in microseconds.
+    """The constants of the rules; durations in microseconds."""
 
-    Attributes:
-        quota_ttl: a quota is dropped when nobody has reported it for this long and a period.
-        clock_tolerance: a clock that goes back further than this was set. A smaller step is
-            the difference between two servers of a cluster.
-        max_gap: time without any request after which members that are overdue suggest an
-            outage. In an outage no process sends before it has passed, see `fallback.py`.
-        heartbeat_slack: allowed delay of a heartbeat.
-        settling_time: time after a process joined or left before blocks may grow.
-        queue_time: time after a slot opens for which a waiting process keeps its place.
-        yield_delay: delay of the class that yields, so that the other one asks first.
-        background_every: background calls get one of this many slots in an interactive flood.
-        background_burst: burst of background calls while interactive calls are expected.
-        calendar_skew: largest difference between the clocks of a process and of the vendor.
-        calendar_memory: time for which slots are remembered at least where a calendar quota
-            applies, so that none is counted twice.
-        hold_retry: longest time between two requests of a process that waits in a pause.
-        keep_control: milliseconds for which quotas that an operator has set are kept in Redis.
-        interactive_periods: periods after an interactive request in which another is expected.
-        unit: size of the whole quota, see `shares.py`.
-    """
-
+    # a quota is dropped when nobody has reported it for this long and a period
     quota_ttl: int = 60_000_000
+    # a clock that goes back further than this was set. A smaller step is the difference
+    # between two servers of a cluster.
     clock_tolerance: int = 1_000_000
+    # time without any request after which members that are overdue suggest an outage. In an
+    # outage no process sends before it has passed, see `fallback.py`.
     max_gap: int = 1_250_000
-    heartbeat_slack: int = 250_000
-    settling_time: int = 1_000_000
-    queue_time: int = 100_000
-    yield_delay: int = 20_000
+    heartbeat_slack: int = 250_000  # allowed delay of a heartbeat
+    settling_time: int = 1_000_000  # time after a process joined or left before blocks may grow
+    queue_time: int = 100_000  # time after a slot opens for which a waiting process keeps its place
+    yield_delay: int = 20_000  # delay of the class that yields, so that the other one asks first
+    # background calls get one of this many slots in an interactive flood
     background_every: int = 10
-    background_burst: float = 1.2
+    background_burst: float = 1.2  # burst of background calls while interactive calls are expected
+    # longest time between two requests of a process that waits in a pause
     hold_retry: int = 1_000_000
+    # milliseconds for which quotas that an operator has set are kept in Redis
     keep_control: int = 10 * 366 * 86_400_000
+    # largest difference between the clocks of a process and of the vendor
     calendar_skew: int = 1_000_000
+    # time for which slots are remembered at least where a calendar quota applies, so that
+    # none is counted twice
     calendar_memory: int = 10_000_000
+    # periods after an interactive request in which another is expected
     interactive_periods: int = 10
-    unit: int = UNIT
+    unit: int = UNIT  # size of the whole quota, see `shares.py`
 
 
 RULES = Rules()
@@ -112,21 +103,13 @@ class Member(msgspec.Struct, kw_only=True, array_like=True):
 
 
 class Claim(msgspec.Struct, kw_only=True, array_like=True):
-    """The slots that later calls leave to a process which waits with an expensive call.
+    """The slots that later calls leave to a process which waits with an expensive call."""
 
-    Attributes:
-        since: instant from which it counts, and its place among other claims.
-        until: instant at which it is lost.
-        priority: class of the call.
-        cost: slots that it needs.
-        groups: groups whose slots it needs next.
-    """
-
-    since: int
-    until: int
-    priority: int
-    cost: int
-    groups: list[str]
+    since: int  # instant from which it counts, and its place among other claims
+    until: int  # instant at which it is lost
+    priority: int  # class of the call
+    cost: int  # slots that it needs
+    groups: list[str]  # groups whose slots it needs next
 
 
 class Opening(NamedTuple):
@@ -331,20 +314,15 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         groups = {"", *(quota.spec.group for quota in self.quotas.values())}
         self.log = {group: self.log.get(group, {}) for group in groups}
         kinds = [_groups_of(request, kind) for kind in request.kinds]
-        for number, age, kind in request.arrived:
-            for group in kinds[kind]:
-                log, arrived = self.log[group], f"a:{process}:{number}"
-                was_known = self._pop(log, process, number) or arrived in log
-                log[arrived] = now - age
-                if not was_known:
-                    self._count(request, group, now - age, 1, now)
-        for number, kind in request.in_flight:
+        reports = [("a", number, now - age, kind) for number, age, kind in request.arrived]
+        reports += [("f", number, now + request.grace, kind) for number, kind in request.in_flight]
+        for status, number, latest, kind in reports:
             for group in kinds[kind]:
                 log = self.log[group]
                 was_known = self._pop(log, process, number) or f"a:{process}:{number}" in log
-                log[f"f:{process}:{number}"] = now + request.grace
+                log[f"{status}:{process}:{number}"] = latest
                 if not was_known:
-                    self._count(request, group, now, 1, now)
+                    self._count(request, group, latest if status == "a" else now, 1, now)
         for number in request.released:
             for group in logs:
                 self._release(request, group, number, now)
@@ -403,15 +381,11 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     def _on_rate_limited(self, request: LeaseRequest, now: int) -> None:
         self.accepted += request.accepted
         self.rejected += request.rejected
-        if not request.pause:
-            return
-        self.paused_until = max(self.paused_until, now + request.pause)
-        for quota in self._in_force():  # an empty bucket at the end of the pause
-            spec = quota.spec
-            if spec.calendar:
-                continue
-            full_at = self.paused_until + int((spec.burst - 1) * spec.interval)
-            quota.tat = max(quota.tat, full_at)
+        if request.pause:
+            self.paused_until = max(self.paused_until, now + request.pause)
+            for quota in self._in_force():  # an empty bucket at the end of the pause
+                full_at = self.paused_until + int((quota.spec.burst - 1) * quota.spec.interval)
+                quota.tat = max(quota.tat, full_at)
 
     def _update_members(self, request: LeaseRequest, now: int) -> tuple[int, Block]:
         """Return the number of members and the block of the process.
@@ -484,8 +458,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         if has_turns and not is_alone:  # the slots before are those of the others
             is_next = place > now and not opens_in
             ahead = sum(until < place for until in own.values()) if is_next else contenders
-            intervals = [quota.spec.interval for quota in self._applying(request)]
-            retry_in += ahead * max(intervals, default=0)
+            retry_in += ahead * self._longest_interval(request)
         retry_in += RULES.yield_delay if yields else 0
         keeps_until = max(at, now + retry_in) + RULES.queue_time
         if len(opens_in) < request.count:
@@ -502,8 +475,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         now, claim = self.updated_at, self.claims.pop(request.process, None)
         since = claim.since if claim else now
         if granted:
-            intervals = [quota.spec.interval for quota in self._applying(request)]
-            since = now + granted * request.cost * contenders * max(intervals, default=0)
+            turns = granted * request.cost * contenders
+            since = now + turns * self._longest_interval(request)
         if granted < request.count:
             self.claims[request.process] = Claim(
                 since=since,
@@ -533,6 +506,9 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         """Return the quotas that apply to the calls that *request* asks for."""
         return self._quotas_of(_groups_of(request, request.groups))
 
+    def _longest_interval(self, request: LeaseRequest) -> int:
+        return max((quota.spec.interval for quota in self._applying(request)), default=0)
+
     def _reserve(self, request: LeaseRequest, most: int, now: int) -> tuple[list[int], Opening]:
         """Reserve slots for up to *most* calls; return when they open, and the next opening."""
         groups = _groups_of(request, request.groups)
@@ -541,21 +517,18 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         }
         quotas, claimed = self._applying(request), self._claimed(request, now)
         opens_in: list[int] = []
+        held_for = request.lease + request.grace
         opening = self._next_opening(request, quotas, scores, claimed, now)
         while len(opens_in) < most and opening.at <= now + request.lease:
             at, first = opening.at, request.first + len(opens_in) * request.cost
             for group in groups:
                 for number in range(first, first + request.cost):
-                    slot, latest = (
-                        f"r:{request.process}:{number}",
-                        at + request.lease + request.grace,
-                    )
+                    slot, latest = f"r:{request.process}:{number}", at + held_for
                     self.log[group][slot] = latest
                     insort(scores[group], (latest, slot))
                 self._count(request, group, at, request.cost, now)
             for quota in quotas:
-                if not quota.spec.calendar:
-                    quota.tat = max(quota.tat, at) + request.cost * quota.spec.interval
+                quota.tat = max(quota.tat, at) + request.cost * quota.spec.interval
             opens_in.append(at - now)
             opening = self._next_opening(request, quotas, scores, claimed, now)
         return opens_in, opening
@@ -588,7 +561,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         now: int,
     ) -> Opening:
         """Return when the next call of *request* may be sent."""
-        next_opening = Opening(max(now, self.spent_until, self.paused_until), False, "", "")
+        opening = Opening(max(now, self.spent_until, self.paused_until), False, "", "")
         for quota in quotas:
             spec = quota.spec
             if spec.calendar:
@@ -597,20 +570,18 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             needed = min(spec.limit, request.cost + ahead)
             if len(group) + needed > spec.limit:
                 score, slot = group[needed - spec.limit - 1]
-                if score + spec.period > next_opening.at:
+                if score + spec.period > opening.at:
                     may_open_sooner = not slot.startswith("a")
-                    next_opening = Opening(
-                        score + spec.period, may_open_sooner, spec.name, spec.group
-                    )
+                    opening = Opening(score + spec.period, may_open_sooner, spec.name, spec.group)
             is_spaced = (
                 request.priority
                 and self.interactive_at + RULES.interactive_periods * spec.period > now
             )
             burst = min(spec.burst, RULES.background_burst) if is_spaced else spec.burst
             earliest = quota.earliest(burst, request.cost, ahead)
-            if earliest > next_opening.at:
-                next_opening = Opening(earliest, False, spec.name, spec.group)
-        return self._next_calendar_opening(request, quotas, next_opening, now)
+            if earliest > opening.at:
+                opening = Opening(earliest, False, spec.name, spec.group)
+        return self._next_calendar_opening(request, quotas, opening, now)
 
     def _next_calendar_opening(
         self, request: LeaseRequest, quotas: list[QuotaState], opening: Opening, now: int
