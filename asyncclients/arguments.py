@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
 
 from asyncclients.errors import ConfigurationError
 
@@ -116,3 +123,66 @@ def check_headers(headers: Any) -> None:
                 f"headers: the header {name!r} has characters that no header may have",
                 advice="Look for a newline at the end, as from a file that was read whole",
             )
+
+
+PositiveInt = Annotated[int, Meta(ge=1)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
+QuotaShare = Annotated[float, Meta(gt=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+def check_value(name: str, value: object, kind: Any) -> None:
+    """Check that *value* is of the type *kind*, which may have constraints of msgspec.
+
+    Raises:
+        ConfigurationError: naming the argument *name*.
+    """
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as wrong:
+        is_choice = get_origin(kind) is Literal
+        problem = f"choose one of {get_args(kind)}" if is_choice else str(wrong)
+        raise ConfigurationError(
+            f"{name} cannot be {shown(value)}: {problem}", advice="Correct the argument"
+        ) from None
+
+
+def check_fields(options: msgspec.Struct) -> None:
+    """Check the fields of *options* by `check_value`, unless their types name callables."""
+    for field in msgspec.structs.fields(options):
+        with suppress(TypeError):  # msgspec does not know unions of callables and other types
+            check_value(field.name, getattr(options, field.name), field.type)
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise `ConfigurationError` unless *value* is the path of a file."""
+    if not isinstance(value, (str, PathLike)) or not Path(str(cast("object", value))).name:
+        raise ConfigurationError(
+            f"{name} must be the path of a file, not {value!r}", advice=f"As in {name}='job.db'"
+        )
+
+
+def check_function(name: str, value: Any, *, may_be_async: bool = False) -> None:
+    """Raise `ConfigurationError` unless *value* is None or a function that can be called."""
+    close_coroutine(value)
+    call = getattr(value, "__call__", None)  # noqa: B004 - the method, if value is an object
+    is_async = inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
+    if value is not None and (
+        not callable(value) or is_generator(value) or (is_async and not may_be_async)
+    ):
+        kind = "coroutine" if may_be_async else "plain"
+        raise ConfigurationError(
+            f"{name} must be a {kind} function of one argument, not {value!r}",
+            advice="Correct the argument",
+        )
+
+
+def is_generator(value: Any) -> bool:
+    """Return whether *value* is a function with `yield`."""
+    return inspect.isasyncgenfunction(value) or inspect.isgeneratorfunction(value)
+
+
+def close_coroutine(value: Any) -> None:
+    """Close *value* if it is a coroutine, so that Python does not warn about it."""
+    if inspect.iscoroutine(value):
+        value.close()

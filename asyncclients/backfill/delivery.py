@@ -22,6 +22,7 @@ idempotent is unknown after it.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from asyncio import CancelledError, Task, current_task
 from collections.abc import (
     Awaitable,
@@ -30,19 +31,29 @@ from collections.abc import (
     Coroutine,
     Generator,
     Iterable,
+    Mapping,
     Sequence,
 )
 from contextlib import contextmanager
 from enum import Enum
-from functools import partial
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
+from msgspec import Meta
 
+from asyncclients.arguments import (
+    PositiveInt,
+    QuotaShare,
+    Ratio,
+    Seconds,
+    check_fields,
+    close_coroutine,
+    is_generator,
+)
 from asyncclients.backfill.circuit_breaker import CallStart, CircuitBreaker, ForbiddenRows
 from asyncclients.backfill.files.source import Row, UnreadableRowError
 from asyncclients.backfill.report import RequestCounter
-from asyncclients.backfill.rows import RowConverter, check_row
+from asyncclients.backfill.rows import Map, RowConverter, check_row, row_type_of
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.core.events import logger
 from asyncclients.core.options import OutgoingRequest, call_context
@@ -73,8 +84,6 @@ from asyncclients.errors import (
 )
 from asyncclients.ratelimit.quota import Priority
 
-T = TypeVar("T")
-
 _TRIES = 3
 """Times that a call is made while other calls succeed; the client's own retries come on top."""
 _MIN_ROWS = 50
@@ -89,12 +98,7 @@ PreparedRow = tuple[Row, Any]
 
 
 class RowLog(Protocol):
-    """Record of what became of each row.
-
-    A push on one machine keeps it in its state file (`JournalRowLog`); steps that any worker
-    may run keep it in a shared database (`BatchRowLog`). All methods but `record_intent` are
-    synchronous.
-    """
+    """Record of what became of each row: in a state file, or in a database of many workers."""
 
     @property
     def done(self) -> int:
@@ -126,53 +130,71 @@ class RowLog(Protocol):
         ...
 
 
-class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the rows of a push are sent.
+class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Where and how rows are sent; the attributes are arguments of `push`.
 
     Attributes:
-        target: the coroutine function to call.
-        batch: rows per call, passed as one list; 0 to pass one row as itself.
-        is_operation: the target is an operation of a client, which calls the send hook.
-        idempotent: whether a call may be sent twice; None to take it from each request.
-        flow: flow of the calls in the scheduler's queue.
-        max_failed: share of failed rows above which the run stops.
-        is_idempotent: returns `idempotent` for the argument of a call, if it is not an
-            operation and not all calls are equal.
-        check: checks a converted row as a call of the target would; None for no check.
+        target: an operation of a client, or a coroutine function of one argument.
+        row_type: struct that each row is converted to; by default the operation's.
+        map: function from a row to the object to convert, or to None to skip the row; or
+            a mapping from column to field.
+        batch: rows per call.
+        idempotent: whether a call may be sent twice.
+        concurrency: maximum number of concurrent calls; of a step, if there are several.
+        share: most of every quota that the job takes, in all steps together.
+        max_failed: share of failed rows, of at least 50 of the job, above which it stops.
+        max_outage: seconds without a usable response after which the run or step raises.
+
+    Raises:
+        ConfigurationError: an attribute is invalid.
     """
 
     target: Callable[[Any], Awaitable[Any]]
-    batch: int
-    is_operation: bool
-    idempotent: bool | None
-    flow: str
-    max_failed: float
-    is_idempotent: Callable[[Any], bool] | None = None
-    check: Callable[[Any], None] | None = None
+    row_type: type[Any] | None = None
+    map: Map | Mapping[str, str] | None = None
+    batch: Annotated[int, Meta(ge=0)] | None = None
+    idempotent: bool | None = None
+    concurrency: PositiveInt = 64
+    share: QuotaShare | None = None
+    max_failed: Ratio = 0.1
+    max_outage: Seconds = 900.0
 
-    @classmethod
-    def of(
-        cls,
-        target: Callable[[Any], Awaitable[Any]],
-        *,
-        batch: int | None,
-        idempotent: bool | None,
-        flow: str,
-        max_failed: float,
-    ) -> Self:
-        """Return the options for *target*; None means the default of its operation, if any."""
-        endpoint = endpoint_of(target)
-        if endpoint is None:
-            idempotent = bool(idempotent)
-        return cls(
-            target=target,
-            batch=(endpoint.max_batch_size if endpoint else 0) if batch is None else batch,
-            is_operation=endpoint is not None,
-            idempotent=idempotent,
-            flow=flow,
-            max_failed=max_failed,
-            check=partial(check_row, target) if endpoint else None,
-        )
+    def __post_init__(self) -> None:
+        _check_target(self.target)
+        check_fields(self)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per call, passed as one list; 0 to pass one row as itself."""
+        endpoint = endpoint_of(self.target)
+        default = endpoint.max_batch_size if endpoint else 0
+        return default if self.batch is None else self.batch
+
+    def converter(self) -> RowConverter:
+        """Return the converter from a row to the argument of the target."""
+        row_type = row_type_of(self.target) if self.row_type is None else self.row_type
+        return RowConverter(row_type, self.map)
+
+
+def _check_target(target: Any) -> None:
+    """Raise `ConfigurationError` unless *target* can be called with a row and awaited."""
+    problem, advice = "", "Give an operation, as totango.touchpoints.create, or an `async def`"
+    if hasattr(target, "__await__"):
+        close_coroutine(target)
+        problem, advice = f"{target!r}, not a function", "Do not call it: create, not create(...)"
+    elif isinstance(target, type) or not callable(target) or is_generator(target):
+        problem = f"not a coroutine function of one argument: {target!r}"
+    if problem:
+        raise ConfigurationError(f"the target is {problem}", advice=advice)
+    try:
+        inspect.signature(target).bind("a row")
+    except TypeError as bad:
+        raise ConfigurationError(
+            f"the target cannot be called with a row alone: {bad}",
+            advice="Bind its other arguments: functools.partial(intouch.contacts.update, uuid)",
+        ) from None
+    except ValueError:
+        return  # a function in C may have no signature
 
 
 class SendGuard:
@@ -181,39 +203,18 @@ class SendGuard:
     The intent is recorded when the request has its permit, not when the call is made: after a
     crash only the rows on the wire are unknown, not those that waited in the queue. One guard
     serves consecutive calls of one task.
-
-    Args:
-        log: records the intent.
-        counter: counts the requests.
-        idempotent: whether calls may be sent twice; None to take it from each request.
-        is_stopping: returns True once nothing more may be sent.
     """
 
-    __slots__ = (
-        "_counter",
-        "_default",
-        "_is_stopping",
-        "_log",
-        "_rows",
-        "_unanswered",
-        "idempotent",
-    )
+    __slots__ = ("_delivery", "_rows", "_unanswered", "idempotent")
 
-    def __init__(
-        self,
-        log: RowLog,
-        counter: RequestCounter,
-        idempotent: bool | None,
-        is_stopping: Callable[[], bool],
-    ) -> None:
-        self._log, self._counter, self._default = log, counter, idempotent
-        self._is_stopping = is_stopping
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
         self.assign(())
 
     def assign(self, rows: Sequence[Row]) -> None:
         """Set the rows of the next call; empty between two calls."""
         self._rows = rows
-        self.idempotent = self._default
+        self.idempotent = self._delivery.idempotent
         self._unanswered = 0
 
     @property
@@ -223,27 +224,27 @@ class SendGuard:
 
     async def before_send(self, request: OutgoingRequest) -> None:
         """Record the intent, if *request* needs one, and count it."""
-        if self._is_stopping():
+        if self._delivery.stopping:
             raise CancelledError
         if self.idempotent is None:
             self.idempotent = request.idempotent
         if not (self._unanswered or self.idempotent):
-            await self._log.record_intent(self._rows)
+            await self._delivery.log.record_intent(self._rows)
         self._unanswered += 1
-        self._counter.before_send(request)
+        self._delivery.counter.before_send(request)
 
     async def mark_sent(self) -> None:
         """Record the intent for a function of the user, which may send without calling this hook."""
         if not self.idempotent:
-            await self._log.record_intent(self._rows)
+            await self._delivery.log.record_intent(self._rows)
         self._unanswered += 1
 
     def on_rate_limited(self) -> None:
         """Withdraw the intent if no other request of this call may have been executed."""
-        self._counter.on_rate_limited()
+        self._delivery.counter.on_rate_limited()
         self._unanswered -= 1
         if not self.maybe_sent:
-            self._log.mark_pending(self._rows)
+            self._delivery.log.mark_pending(self._rows)
 
 
 @runtime_checkable
@@ -266,50 +267,65 @@ class _Failure(NamedTuple):
 class Delivery:
     """Sends rows and records their outcomes.
 
-    Attributes:
-        guards: the send guard of each task that delivers.
-        stopping: nothing more may be sent.
-        called: the target was called at least once.
+    Args:
+        to: where and how the rows are sent.
+        converter: converts them.
+        log: records their outcomes.
+        flow: of the calls in the scheduler's queue.
+        call: called in place of the target; calls the send hook, as an operation of a client does.
+        is_idempotent: returns whether a call with the given argument may be sent twice, for a
+            target that is no operation; by default *to* decides.
+        counter: counts the requests.
+        breaker: shared by the calls.
     """
 
     def __init__(
         self,
-        options: DeliveryOptions,
+        to: PushTarget,
         converter: RowConverter,
         log: RowLog,
-        counter: RequestCounter,
-        breaker: CircuitBreaker,
+        *,
+        flow: str,
+        call: Callable[[Any], Awaitable[Any]] | None = None,
+        is_idempotent: Callable[[Any], bool] | None = None,
+        counter: RequestCounter | None = None,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
-        self._options, self._converter = options, converter
-        self._log, self._counter, self._breaker = log, counter, breaker
+        self._to, self.converter, self.log, self._flow = to, converter, log, flow
+        self.counter = counter or RequestCounter()
+        self.breaker = breaker or CircuitBreaker(to.max_outage)
+        self._call_target = call or to.target
+        is_operation = endpoint_of(to.target) is not None
+        self._is_own_function = call is None and not is_operation
+        self.idempotent = bool(to.idempotent) if self._is_own_function else to.idempotent
+        self._is_idempotent = is_idempotent
+        self.batch = to.batch_size
+        self._is_checked = is_operation and self.batch > 0
         self._tried = self._failed = self._in_flight = 0  # rows
         self._forbidden: ForbiddenRows[Row] = ForbiddenRows()
-        self.guards: dict[Task[Any] | None, SendGuard] = {}
+        self._guards: dict[Task[Any] | None, SendGuard] = {}
         self.stopping = False
         self._has_called_function = False
 
     # --- Rows -------------------------------------------------------------------------
 
     async def deliver_rows(self, rows: Sequence[Row], *, coerce: bool) -> None:
-        """Convert and send *rows*; each ends as done, failed, unknown or skipped.
+        """Convert and send *rows*, at most one batch; each ends as done, failed, unknown or skipped.
 
         Args:
-            rows: at most one batch.
+            rows: of the input.
             coerce: values are texts that may stand for numbers and booleans.
 
         Raises:
             BackfillStoppedError: too many rows failed, or the outage exceeded max_outage.
             AsyncClientsError: an error that no row caused, such as an invalid credential.
         """
-        if prepared := self.prepare(rows, coerce=coerce):
+        prepared = [pair for row in rows if (pair := self._prepare(row, coerce=coerce))]
+        if prepared:
             await self.deliver(prepared)
 
-    def prepare(self, rows: Iterable[Row], *, coerce: bool) -> list[PreparedRow]:
-        """Convert *rows*; return those to send. The others are failed or skipped."""
-        return [pair for row in rows if (pair := self._prepare(row, coerce=coerce))]
-
     async def deliver(self, prepared: Sequence[PreparedRow]) -> None:
-        """Send *prepared*, at most one batch of rows that are converted; see `deliver_rows`."""
+        """Send rows that are converted; see `deliver_rows`."""
         self._in_flight += len(prepared)
         try:
             await self._deliver(prepared)
@@ -322,27 +338,26 @@ class Delivery:
             self._fail(row, UnreadableRowError(row.error))
             return None
         try:
-            value = self._converter.convert(row.data, coerce=coerce)
-            check = self._options.check if self._options.batch else None
-            if check is not None:  # so that an invalid row does not cost its batch a call
-                check(value)
+            value = self.converter.convert(row.data, coerce=coerce)
+            if self._is_checked:  # so that an invalid row does not cost its batch a call
+                check_row(self._to.target, value)
         except Exception as error:  # noqa: BLE001 - the user's map may raise anything
             failure = error
         else:
             if value is not None:
                 return row, value
-            self._log.mark_skipped([row])
+            self.log.mark_skipped([row])
             return None
         self._fail(row, failure)  # outside `except`: the error that it raises has no context
         return None
 
     def _fail(self, row: Row, failure: BaseException) -> None:
-        self._log.mark_failed(row, failure)
+        self.log.mark_failed(row, failure)
         self._tried += 1
         self._failed += 1
         # Rows in flight count as good: an invalid row fails sooner than a valid one is done.
         rows = self._tried + self._in_flight
-        if self._tried < _MIN_ROWS or self._failed <= self._options.max_failed * rows:
+        if self._tried < _MIN_ROWS or self._failed <= self._to.max_failed * rows:
             return
         raise BackfillStoppedError(
             f"{self._failed} of {rows} rows of this run failed; "
@@ -354,31 +369,26 @@ class Delivery:
     @property
     def may_have_sent(self) -> bool:
         """True if a request was sent, or a function of the user was called."""
-        return self._has_called_function or self._counter.requests > 0
+        return self._has_called_function or self.counter.requests > 0
 
     # --- Calls ------------------------------------------------------------------------
 
     @contextmanager
-    def tracked(self) -> Generator[None]:
+    def _tracked(self) -> Generator[None]:
         """Deliver inside the block with this task's guard as the send hook."""
-        guard = self._new_guard()
-        with call_context(Priority.BACKGROUND, self._options.flow, guard):
+        guard = self._guards[current_task()] = SendGuard(self)
+        with call_context(Priority.BACKGROUND, self._flow, guard):
             try:
                 yield
             finally:
-                self.guards.pop(current_task(), None)
-
-    def _new_guard(self) -> SendGuard:
-        guard = SendGuard(self._log, self._counter, self._options.idempotent, lambda: self.stopping)
-        self.guards[current_task()] = guard
-        return guard
+                self._guards.pop(current_task(), None)
 
     async def _deliver(self, prepared: Sequence[PreparedRow], since: int | None = None) -> None:
         """Send *prepared* in one call, or in halves if the vendor rejects them together.
 
         *since* is the number of successful calls when this call first failed.
         """
-        breaker, tries = self._breaker, 0
+        breaker, tries = self.breaker, 0
         while True:
             if breaker.is_open:
                 async with breaker.guard():
@@ -403,7 +413,7 @@ class Delivery:
     def _give_up(self, row: Row, failure: _Failure) -> None:
         error = failure.error
         if isinstance(error, ForbiddenError):
-            self._forbidden.add(failure.start, row, error, any_done=self._log.done > 0)
+            self._forbidden.add(failure.start, row, error, any_done=self.log.done > 0)
         else:
             self._fail(row, error)
 
@@ -414,7 +424,7 @@ class Delivery:
             ForbiddenError: the credential was revoked; the rows are pending.
             BackfillStoppedError: too many rows failed.
         """
-        for row, error in self._forbidden.finish(any_done=self._log.done > 0):
+        for row, error in self._forbidden.finish(any_done=self.log.done > 0):
             self._fail(row, error)
 
     def _on_access_proved(self, start: CallStart) -> None:
@@ -423,20 +433,23 @@ class Delivery:
 
     async def _call(self, prepared: Sequence[PreparedRow]) -> _Failure | None:
         """Call the target once; return None if the outcome of its rows is recorded."""
-        options = self._options
         rows = [row for row, _ in prepared]
-        argument = [value for _, value in prepared] if options.batch else prepared[0][1]
-        guard = self.guards[current_task()] if options.is_operation else self._new_guard()
+        argument = [value for _, value in prepared] if self.batch else prepared[0][1]
+        if self._is_own_function:
+            # Of its own: a task that the function leaves running records nothing for later rows.
+            guard = self._guards[current_task()] = SendGuard(self)
+        else:
+            guard = self._guards[current_task()]
         guard.assign(rows)
-        if options.is_idempotent is not None and not options.is_operation:
-            guard.idempotent = options.is_idempotent(argument)
+        if self._is_idempotent is not None and self._is_own_function:
+            guard.idempotent = self._is_idempotent(argument)
         start = self._forbidden.begin()
         try:
-            if options.is_operation:
-                result = await options.target(argument)
-            else:
+            if self._is_own_function:
                 result = await self._call_function(argument, guard)
-            missing = _missing(result, prepared) if options.batch else ()
+            else:
+                result = await self._call_target(argument)
+            missing = _missing(result, prepared) if self.batch else ()
         except BaseException as error:  # the target may raise anything
             if isinstance(error, Exception) or self._is_cancelled_by_target(error):
                 is_final = self._on_error(error, guard, rows)
@@ -447,7 +460,7 @@ class Delivery:
             raise
         finally:
             guard.assign(())
-        self._breaker.on_success()
+        self.breaker.on_success()
         self._on_success(prepared, missing)
         self._on_access_proved(start)
         return None
@@ -459,21 +472,16 @@ class Delivery:
         return cancelled and task is not None and not task.cancelling()
 
     async def _call_function(self, argument: Any, guard: SendGuard) -> Any:
-        """Call a function of the user.
-
-        Each call has a guard of its own, so a task that the function leaves running cannot
-        record anything for later rows.
-        """
         self._has_called_function = True
         await guard.mark_sent()
-        with call_context(Priority.BACKGROUND, self._options.flow, guard):
-            return await self._options.target(argument)
+        with call_context(Priority.BACKGROUND, self._flow, guard):
+            return await self._call_target(argument)
 
     def _on_success(self, prepared: Sequence[PreparedRow], missing: Collection[int]) -> None:
         """Record *prepared* as done, except the values with the ids *missing*."""
         done = [row for row, value in prepared if id(value) not in missing]
         self._tried += len(done)
-        self._log.mark_done(done)
+        self.log.mark_done(done)
         for row, value in prepared:
             if id(value) in missing:
                 self._fail(row, ValueError("the vendor's response to the batch omits this row"))
@@ -485,25 +493,89 @@ class Delivery:
             if isinstance(error, ClientClosedError):
                 self._on_interruption(guard, rows)
             else:
-                self._log.mark_pending(rows)
+                self.log.mark_pending(rows)
             raise error
         if outcome is RowOutcome.UNKNOWN:
-            self._breaker.on_failure(error)
+            self.breaker.on_failure(error)
             self._tried += len(rows)
-            self._log.mark_unknown(rows, error_text(error))
+            self.log.mark_unknown(rows, error_text(error))
             return None
-        self._log.mark_pending(rows)
+        self.log.mark_pending(rows)
         if outcome is RowOutcome.FAILED:
-            self._breaker.on_success()
+            self.breaker.on_success()
             return True
-        self._breaker.on_failure(error)
+        self.breaker.on_failure(error)
         return False
 
     def _on_interruption(self, guard: SendGuard, rows: Sequence[Row]) -> None:
         if guard.maybe_sent and not guard.idempotent:
-            self._log.mark_unknown(rows, "the run was interrupted before the response arrived")
+            self.log.mark_unknown(rows, "the run was interrupted before the response arrived")
         else:
-            self._log.mark_pending(rows)
+            self.log.mark_pending(rows)
+
+    # --- Workers ----------------------------------------------------------------------
+
+    async def run(
+        self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], None]
+    ) -> None:
+        """Run `concurrency` workers.
+
+        On the first error, or when cancelled, nothing more is sent, and calls on the wire have
+        `GRACE` seconds to finish.
+
+        Args:
+            work: returns the coroutine of one worker, which delivers rows until none is left.
+            stop: called to end the supply of rows.
+        """
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        first_error: BaseException | None = None
+        running = self._to.concurrency
+
+        def on_end(task: Task[None]) -> None:
+            nonlocal first_error, running
+            running -= 1
+            error = CancelledError() if task.cancelled() else task.exception()
+            # `_drain` cancels tasks once `over` is done: those cancellations are not errors.
+            if first_error is None and not (over.done() and task.cancelled()):
+                first_error = error
+            if (error is not None or not running) and not over.done():
+                over.set_result(None)
+
+        # `asyncio.wait(return_when=FIRST_EXCEPTION)` ignores cancelled tasks.
+        tasks = [asyncio.create_task(self._work(work)) for _ in range(running)]
+        for task in tasks:
+            task.add_done_callback(on_end)
+        try:
+            await over
+        finally:
+            await self._drain([task for task in tasks if not task.done()], stop)
+        if first_error is not None:
+            raise first_error
+
+    async def _work(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with self._tracked():
+            await work()
+
+    async def _drain(self, running: list[Task[None]], stop: Callable[[], None]) -> None:
+        """End the *running* tasks; those with a call on the wire may finish it."""
+        if not running:
+            return
+        stop()
+        self.stopping = True
+        for task in running:
+            if task not in self._guards or not self._guards[task].maybe_sent:
+                task.cancel()
+        try:
+            await asyncio.wait(running, timeout=GRACE)
+        finally:
+            for task in running:
+                task.cancel()
+            _, left = await asyncio.wait(running, timeout=_CANCEL_GRACE)
+            if left:
+                logger.warning(
+                    "%d calls ignore their cancellation and are abandoned; their rows are unknown",
+                    len(left),
+                )
 
 
 def _missing(result: Any, prepared: Sequence[PreparedRow]) -> Collection[int]:
@@ -573,98 +645,3 @@ def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> Row
 def proves_access(error: BaseException) -> bool:
     """True if *error* is a rejection that the vendor sends only for a valid credential."""
     return isinstance(error, StatusError) and not isinstance(error, ForbiddenError)
-
-
-# --- Workers ------------------------------------------------------------------------------
-
-
-async def run_workers(
-    work: Sequence[Coroutine[Any, Any, None]], delivery: Delivery, stop: Callable[[], None]
-) -> None:
-    """Run the coroutines *work*, which use *delivery*, concurrently.
-
-    On the first error, or when cancelled, nothing more is sent, and calls on the wire have
-    `GRACE` seconds to finish.
-
-    Args:
-        work: one coroutine per worker.
-        delivery: sends the rows.
-        stop: called to end the supply of rows.
-    """
-    tasks = [asyncio.create_task(_tracked(each, delivery)) for each in work]
-    group = _TaskGroupEnd(tasks)
-    try:
-        await group.over
-    finally:
-        await _drain([task for task in tasks if not task.done()], delivery, stop)
-        for each, task in zip(work, tasks, strict=True):
-            if task.done():
-                each.close()  # a task that was cancelled before its first step never awaited it
-    if group.error is not None:
-        raise group.error
-
-
-class _TaskGroupEnd:
-    """`over` is done when all tasks have ended, or the first one has failed or was cancelled.
-
-    `asyncio.wait(return_when=FIRST_EXCEPTION)` ignores cancelled tasks.
-    """
-
-    def __init__(self, tasks: Sequence[Task[Any]]) -> None:
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.error: BaseException | None = None
-        self._running = len(tasks)
-        for task in tasks:
-            task.add_done_callback(self._on_end)
-
-    def _on_end(self, task: Task[Any]) -> None:
-        self._running -= 1
-        error = CancelledError() if task.cancelled() else task.exception()
-        # `_drain` cancels tasks once `over` is done: those cancellations are not errors.
-        if self.error is None and not (self.over.done() and task.cancelled()):
-            self.error = error
-        if (error is not None or not self._running) and not self.over.done():
-            self.over.set_result(None)
-
-
-async def _tracked(work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
-    with delivery.tracked():
-        await work
-
-
-async def _drain(running: list[Task[None]], delivery: Delivery, stop: Callable[[], None]) -> None:
-    """End the *running* tasks; those with a call on the wire may finish it."""
-    if not running:
-        return
-    stop()
-    delivery.stopping = True
-    guards = delivery.guards
-    for task in running:
-        if task not in guards or not guards[task].maybe_sent:
-            task.cancel()
-    try:
-        await asyncio.wait(running, timeout=GRACE)
-    finally:
-        for task in running:
-            task.cancel()
-        _, left = await asyncio.wait(running, timeout=_CANCEL_GRACE)
-        if left:
-            logger.warning(
-                "%d calls ignore their cancellation and are abandoned; their rows are unknown",
-                len(left),
-            )
-
-
-async def gather_or_cancel(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of *work*, run concurrently; on the first error cancel the rest."""
-    tasks = [asyncio.create_task(each) for each in work]
-    group = _TaskGroupEnd(tasks)
-    try:
-        await group.over
-        if group.error is not None:
-            raise group.error
-        return [task.result() for task in tasks]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)

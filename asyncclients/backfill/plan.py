@@ -1,7 +1,6 @@
 """Plans: what a run would send, found out without sending anything.
 
-The rows go through the same conversion and delivery as in a run, but the operation only builds
-its requests, and the outcomes are kept in memory.
+The rows go through a run on a copy of the state, but the operation only builds its requests.
 """
 
 from __future__ import annotations
@@ -9,30 +8,26 @@ from __future__ import annotations
 import asyncio
 import copy
 import errno
-import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import msgspec
 
-from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.delivery import Delivery, DeliveryOptions
-from asyncclients.backfill.files.source import Row, Source
-from asyncclients.backfill.report import RequestCounter
-from asyncclients.backfill.rows import RowConverter
+from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.state.identity import JobIdentity
-from asyncclients.backfill.state.journal import no_place
-from asyncclients.backfill.state.push_state import InputLog, PendingRows, PushState
-from asyncclients.backfill.state.stored_rows import DeadLetterFile
-from asyncclients.backfill.status import read_push
+from asyncclients.backfill.state.journal import Journal, no_place
+from asyncclients.backfill.state.push_state import JournalRowLog, PushState
+from asyncclients.backfill.status import copy_state
 from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import Request, endpoint_of
 from asyncclients.core.options import current_call_context
-from asyncclients.core.prepare import PreparedRequest, prepare
-from asyncclients.errors import row_reason
+from asyncclients.core.prepare import prepare
+from asyncclients.errors import BackfillError, row_reason
 from asyncclients.own_files import target_of
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Demand
@@ -40,8 +35,6 @@ from asyncclients.ratelimit.timer import wall_clock
 
 MAX_FAILURES = 20
 """Invalid rows, and reasons, that a plan lists."""
-_ROWS_AT_ONCE = 256
-"""Rows that a plan takes at once, if each of them is a call."""
 
 
 class RequestPreview(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,16 +78,11 @@ class InvalidReason(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InvalidRows:
-    """Counts the invalid rows of a plan by reason.
-
-    Attributes:
-        count: of all of them.
-        failures: the first ones.
-    """
+    """Counts the invalid rows of a plan by reason."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.failures: list[InvalidRow] = []
+        self._failures: list[InvalidRow] = []
         self._by_reason: dict[str, InvalidReason] = {}
 
     def add(self, row: Row, failure: BaseException) -> None:
@@ -102,17 +90,17 @@ class InvalidRows:
         reason = row_reason(failure)
         self.count += 1
         if self.count <= MAX_FAILURES:
-            self.failures.append(InvalidRow(line=row.line, reason=reason))
+            self._failures.append(InvalidRow(line=row.line, reason=reason))
         known = self._by_reason.get(reason)
         if known is not None:
             self._by_reason[reason] = msgspec.structs.replace(known, rows=known.rows + 1)
         elif len(self._by_reason) < MAX_FAILURES:
             self._by_reason[reason] = InvalidReason(reason=reason, rows=1, line=row.line)
 
-    @property
-    def reasons(self) -> tuple[InvalidReason, ...]:
-        """The first reasons, the most frequent one first."""
-        return tuple(sorted(self._by_reason.values(), key=lambda each: -each.rows))
+    def facts(self) -> dict[str, Any]:
+        """Return fields of a `Plan`."""
+        reasons = sorted(self._by_reason.values(), key=lambda each: -each.rows)
+        return {"failures": tuple(self._failures), "reasons": tuple(reasons)}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,32 +206,37 @@ class RequestBuilder:
         prepared = prepare(config.base_url, request, config.options.headers)
         self.requests += 1
         if self.preview is None:
-            self.preview = _preview(prepared)
+            self.preview = RequestPreview(
+                method=prepared.method,
+                path=prepared.url.raw_path_qs,
+                body=prepared.body.decode() if isinstance(prepared.body, bytes) else None,
+            )
             self._demand = Demand(request.endpoint.cost, request.endpoint.operation)
 
-    def calls(self, others: int = 0) -> tuple[int, float | None]:
-        """Return the number of calls, and the seconds that they take at the quota if it is known.
+    def facts(self, others: int = 0) -> dict[str, Any]:
+        """Return fields of a `Plan`; *others* is the number of calls that were not built.
 
-        *others* is the number of calls whose requests were not built. The share of the options or
-        of the surrounding `call_context` is counted, and the first request stands for all.
+        The share of the options or of the surrounding `call_context` is counted, and the first
+        request stands for all.
         """
         config, calls = self._config, self.requests + others
-        if config is None or not calls:
-            return calls, None if calls else 0.0
-        calls += config.login is not None and config.login.token_path is not None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        limiter = Limiter(config.quotas, now=now, wall_time=wall_clock(loop))
-        asked = config.permit_request(current_call_context())
-        demand = asked.of(self._demand.cost, self._demand.operation, limiter).demand
-        return calls, limiter.nth_permit_at(calls, now, demand) - now
-
-    def warnings(self) -> tuple[str, ...]:
-        """Return the warnings of the plan."""
-        if self._config is None:
-            return ()
-        share = self._config.permit_request(current_call_context()).demand.share
-        return () if share is None else share.roundings(self._config.quotas)
+        if config is None:
+            return {"requests": calls, "seconds": None if calls else 0.0}
+        permit = config.permit_request(current_call_context())
+        share, seconds = permit.demand.share, 0.0
+        if calls:
+            calls += config.login is not None and config.login.token_path is not None
+            loop = asyncio.get_running_loop()
+            now = loop.time()
+            limiter = Limiter(config.quotas, now=now, wall_time=wall_clock(loop))
+            demand = permit.of(self._demand.cost, self._demand.operation, limiter).demand
+            seconds = limiter.nth_permit_at(calls, now, demand) - now
+        return {
+            "requests": calls,
+            "seconds": seconds,
+            "preview": self.preview,
+            "warnings": () if share is None else share.roundings(config.quotas),
+        }
 
 
 def _without_sending(target: Any) -> Callable[[Any], Awaitable[Any]]:
@@ -262,142 +255,72 @@ def silenced(resource: Any) -> Any:
     return copied
 
 
-def _preview(request: PreparedRequest) -> RequestPreview:
-    body = request.body.decode() if isinstance(request.body, bytes) else None
-    return RequestPreview(method=request.method, path=request.url.raw_path_qs, body=body)
+# --- Runs on a copy of the state ------------------------------------------------------------
 
 
-# --- Rows ---------------------------------------------------------------------------------
+@asynccontextmanager
+async def copied_journal(
+    state: str | os.PathLike[str],
+    job: JobIdentity,
+    *,
+    new_credential: bool,
+    new_map: bool = False,
+) -> AsyncGenerator[Journal]:
+    """Open a copy of the state of *job*, or a new one if there is none, in a temporary directory.
 
-
-class PlannedRows(InputLog):
-    """The row log of a plan: the expected outcome of each row, in memory.
-
-    Attributes:
-        valid: number of rows that would be sent.
-        skipped: number of rows with nothing to send.
-        invalid: the rows that would fail.
+    Raises:
+        StateMismatchError: the state belongs to another job, or no state can be kept there.
     """
+    path = target_of(state)
+    if not path.parent.is_dir():
+        raise no_place(path, os.strerror(errno.ENOENT))
+    renewed = {"new_credential": new_credential, "new_map": new_map}
+    with TemporaryDirectory(prefix="asyncclients-") as directory:
+        copied = Path(directory, path.name)
+        try:
+            if path.exists():
+                await asyncio.to_thread(copy_state, path, copied, job, **renewed)
+            journal = await Journal.open(copied, job, **renewed)
+            try:
+                yield journal
+            finally:
+                await journal.aclose()
+        except BackfillError as error:  # names the file of the user
+            error.message = error.message.replace(directory, str(path.parent))
+            raise
 
-    def __init__(self, state: PushState) -> None:
-        super().__init__(state)
-        self.valid = self.skipped = 0
-        self.invalid = InvalidRows()
 
-    def retry(self, file: DeadLetterFile) -> None:
-        """Plan the failed rows in *file*, or those left of an interrupted retry.
+class PlannedRows(JournalRowLog):
+    """The row log of the plan of a push; it counts the rows besides."""
 
-        Raises:
-            StateMismatchError: the file is missing or unusable.
-        """
-        if self.state.retrying:
-            self.retried = file.read(file.retry_path.exists())
-            return
-        self.retried = file.read(False)
-        file.check_retry(self.retried, self.state.failed, self.settled.__contains__)
-        for number in self.retried.numbers:
-            self.settled.discard(number)
-
-    @property
-    def done(self) -> int:
-        """Number of valid rows."""
-        return self.valid
-
-    async def record_intent(self, rows: Iterable[Row]) -> None:
-        """Do nothing: nothing is sent."""
-
-    def mark_pending(self, rows: Iterable[Row]) -> None:
-        """Do nothing: another mark follows."""
+    def __init__(self, journal: Journal, state: PushState) -> None:
+        super().__init__(journal, state)
+        self._valid = self._skipped = 0
+        self._invalid = InvalidRows()
 
     def mark_done(self, rows: Sequence[Row]) -> None:
         """Count *rows* as valid."""
-        self.valid += len(rows)
+        self._valid += len(rows)
+        super().mark_done(rows)
 
     def mark_skipped(self, rows: Sequence[Row]) -> None:
         """Count *rows* as skipped."""
-        self.skipped += len(rows)
+        self._skipped += len(rows)
+        super().mark_skipped(rows)
 
     def mark_failed(self, row: Row, failure: BaseException) -> None:
         """Count *row* as invalid, because of *failure*."""
-        self.invalid.add(row, failure)
+        self._invalid.add(row, failure)
+        super().mark_failed(row, failure)
 
-    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
-        """Do nothing: nothing is sent."""
-
-
-class SavedJob(NamedTuple):
-    """A push whose state file may exist; the fields are arguments of `push`."""
-
-    state: Path
-    job: JobIdentity
-    new_credential: bool
-    retry_failed: bool
-    unknown: Literal["keep", "resend", "drop"]
-
-    def rows(self) -> PlannedRows:
-        """Return the row log of a plan, with what the state has settled.
-
-        Raises:
-            StateMismatchError: the state belongs to another job, or no state can be kept there.
-        """
-        path = target_of(self.state)
-        if not path.parent.is_dir():
-            raise no_place(path, os.strerror(errno.ENOENT))
-        if not path.exists():
-            return PlannedRows(PushState())
-        saved, unknown = read_push(
-            path, self.job, new_credential=self.new_credential, new_map=self.retry_failed
+    def plan(self, builder: RequestBuilder) -> Plan:
+        """Return the plan, with the requests of *builder*."""
+        invalid = self._invalid
+        return Plan(
+            rows=self._valid + invalid.count + self._skipped,
+            valid=self._valid,
+            invalid=invalid.count,
+            skipped=self._skipped,
+            **builder.facts(),
+            **invalid.facts(),
         )
-        log = PlannedRows(saved)
-        change = log.settled.discard if self.unknown == "resend" else log.settled.add
-        for number in unknown:
-            change(number)
-        if saved.retrying or (self.retry_failed and saved.failed):
-            log.retry(DeadLetterFile(path))
-        return log
-
-
-async def plan_push(
-    source: Source,
-    options: DeliveryOptions,
-    converter: RowConverter,
-    saved: SavedJob,
-    limit: int | None,
-) -> Plan:
-    """Return what a push of at most *limit* rows of *source* not settled in *saved* would send."""
-    log = await asyncio.to_thread(saved.rows)
-    builder = RequestBuilder.of(options.target)
-    options = msgspec.structs.replace(options, target=builder, is_operation=True, max_failed=1.0)
-    delivery = Delivery(options, converter, log, RequestCounter(), CircuitBreaker(math.inf))
-    pending, planned = PendingRows(source, log), 0
-    size, batch = options.batch or _ROWS_AT_ONCE, options.batch or 1
-    with delivery.tracked():
-        while limit is None or planned < limit:
-            rows = await pending.take(size if limit is None else min(size, limit - planned))
-            if not rows:
-                break
-            planned += len(rows)
-            prepared = delivery.prepare(rows, coerce=source.coerce)
-            for start in range(0, len(prepared), batch):
-                call = prepared[start : start + batch]
-                values = [value for _, value in call]
-                try:
-                    await builder(values if options.batch else values[0])
-                except Exception:  # noqa: BLE001 - delivery decides which rows cause it
-                    await delivery.deliver(call)
-                else:
-                    log.mark_done([row for row, _ in call])
-    source.check_encoding()
-    requests, seconds = builder.calls()
-    return Plan(
-        rows=planned,
-        valid=log.valid,
-        invalid=log.invalid.count,
-        skipped=log.skipped,
-        requests=requests,
-        seconds=seconds,
-        preview=builder.preview,
-        failures=tuple(log.invalid.failures),
-        reasons=log.invalid.reasons,
-        warnings=builder.warnings(),
-    )

@@ -12,10 +12,21 @@ total shows that it belongs to the list.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
+import msgspec
+
+from asyncclients.arguments import (
+    QuotaShare,
+    Ratio,
+    Seconds,
+    check_fields,
+    check_function,
+    check_text,
+)
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import RowOutcome, classify_error
 from asyncclients.backfill.files.source import iterate
@@ -23,7 +34,7 @@ from asyncclients.backfill.report import EtaEstimator, RequestCounter
 from asyncclients.backfill.state.pull_state import Key, PullState
 from asyncclients.core.events import capture_responses
 from asyncclients.core.options import call_context
-from asyncclients.errors import DecodeError
+from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator, Path
 from asyncclients.ratelimit.quota import Priority
 
@@ -45,6 +56,9 @@ class PagePrefetcher:
         counter: counts the requests.
         breaker: shared by the calls of the run.
         lenient: set unreadable items aside instead of raising.
+
+    Attributes:
+        last: number of the last page; 0 if it is unknown.
     """
 
     def __init__(
@@ -60,10 +74,11 @@ class PagePrefetcher:
         self._paginator, self.prefetch, self._flow = paginator, prefetch, flow
         self._counter, self._breaker, self._is_lenient = counter, breaker, lenient
         self.start = paginator.start
-        self._size = self._last = 0
+        self._size = self.last = 0
 
+    @property
     def path(self) -> Path:
-        """Return the detector of repeated pages."""
+        """A new detector of repeated pages."""
         return Path(self._paginator.vendor, self._paginator.operation)
 
     async def page(self, number: int) -> Page[Any]:
@@ -105,31 +120,30 @@ class PagePrefetcher:
                 bad = error
         body = responses[-1].body if responses else b""
         page = self._paginator.page_without_invalid_items(number, body)
-        if page is None and unreadable == _MAX_RETRIES and number <= self._last:
+        if page is None and unreadable == _MAX_RETRIES and number <= self.last:
             lost = InvalidItem(raw=body, reason=bad.message, items=self._size)
-            page = Page(items=(), number=number, last=number == self._last, invalid_items=[lost])
+            page = Page(items=(), number=number, last=number == self.last, invalid_items=[lost])
         if page is None:
             raise bad
         return page
 
-    async def read(self, number: int, take: Take) -> None:
-        """Call *take* with the pages from *number* to the last, in order, one at a time.
+    async def read(self, number: int, take: Take, *, until: int = sys.maxsize) -> None:
+        """Call *take* with the pages from *number* to the last or to *until*, one at a time.
 
         Raises:
             PaginationError: the server repeats a page.
         """
-        await _Prefetch(self, number, take).run()
+        await _Prefetch(self, number, take, until).run()
 
-    def last_page_after(self, page: Page[Any]) -> int:
-        """Return the number of the last page according to the total of *page*; 0 if unknown."""
+    def note_last(self, page: Page[Any]) -> None:
+        """Set `last` according to the total of *page*."""
         here = len(page.items) + len(page.invalid_items)
         if page.last:
-            self._last = 0
+            self.last = 0
         elif page.total is not None and here:
-            self._size, self._last = here, -(-page.total // here)
+            self._size, self.last = here, -(-page.total // here)
         elif not page.invalid_items:
-            self._last = 0
-        return self._last
+            self.last = 0
 
 
 class _Prefetch:
@@ -139,14 +153,12 @@ class _Prefetch:
     processor's cache, and then the later pages that are waiting.
     """
 
-    def __init__(self, reader: PagePrefetcher, number: int, take: Take) -> None:
-        self._reader, self._take = reader, take
-        self._max_workers = 1 + reader.prefetch
+    def __init__(self, reader: PagePrefetcher, number: int, take: Take, until: int) -> None:
+        self._reader, self._take, self._until = reader, take, until
         self._next_to_fetch = self._next_to_deliver = number
-        self._last = 0
         self._is_last_reached = self._is_delivering = False
         self._results: dict[int, Page[Any] | Exception] = {}
-        self._path = reader.path()
+        self._path = reader.path
         self._workers: set[asyncio.Task[None]] = set()
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._error: BaseException | None = None
@@ -166,7 +178,7 @@ class _Prefetch:
                 await asyncio.wait(workers)
 
     def _start_workers(self) -> None:
-        while len(self._workers) < self._max_workers and (number := self._claim()) is not None:
+        while len(self._workers) <= self._reader.prefetch and (number := self._claim()) is not None:
             worker = asyncio.create_task(self._work(number))
             self._workers.add(worker)
             worker.add_done_callback(self._on_worker_done)
@@ -182,8 +194,9 @@ class _Prefetch:
     def _claim(self) -> int | None:
         """Return the page to fetch next; None if it may not exist, or is too far ahead."""
         number = self._next_to_fetch
-        known = min(self._last, self._next_to_deliver + 2 * self._reader.prefetch)
-        if self._is_last_reached or number > max(known, self._next_to_deliver):
+        known = min(self._reader.last, self._next_to_deliver + 2 * self._reader.prefetch)
+        may_exist = number <= min(max(known, self._next_to_deliver), self._until)
+        if self._is_last_reached or not may_exist:
             return None
         self._next_to_fetch += 1
         return number
@@ -206,7 +219,8 @@ class _Prefetch:
                 raise page
             self._path.go_on(page)
             self._next_to_deliver += 1
-            self._last, self._is_last_reached = self._reader.last_page_after(page), page.last
+            self._reader.note_last(page)
+            self._is_last_reached = page.last or page.number == self._until
             self._start_workers()
             await self._take(page)
             if self._is_last_reached:
@@ -247,22 +261,27 @@ class SequentialReader:
                 return
 
 
-class PullSetup(NamedTuple):
+class PullSetup(msgspec.Struct, frozen=True, kw_only=True):
     """How one run of a pull reads and stores; most fields are arguments of `pull`.
 
-    Attributes:
-        sink: where the items are stored.
-        counter: counts the requests.
-        breaker: shared by the calls.
+    Raises:
+        ConfigurationError: a field is invalid.
     """
 
     sink: Any
     key: Key | None
-    max_failed: float
-    prefetch: int
+    max_failed: Ratio
+    prefetch: Annotated[int, msgspec.Meta(ge=0)]
     flow: str
-    counter: RequestCounter
+    share: QuotaShare | None
+    max_outage: Seconds
     breaker: CircuitBreaker
+    counter: RequestCounter = msgspec.field(default_factory=RequestCounter)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str):
+            check_function("key", self.key)
+        check_fields(self)
 
     def reader(self, source: Pages) -> PagePrefetcher | SequentialReader:
         """Return the reader for *source*."""
@@ -314,3 +333,14 @@ async def resume_at(reader: PagePrefetcher, state: PullState, is_known: IsKnown)
     while number > reader.start and not await is_known(await reader.page(number)):
         number -= 1
     return number
+
+
+def check_since(source: Any, since: Any) -> None:
+    """Raise `ConfigurationError` unless the list *source* can be sorted by the field *since*."""
+    check_text("since", since, "since='updated_at'")
+    if not isinstance(source, Paginator) or source.newest_first is None:
+        raise ConfigurationError(
+            f"this list cannot be sorted by {since!r}, newest first",
+            advice="Leave `since` out: the whole list is read then",
+        )
+    source.newest_first(since)

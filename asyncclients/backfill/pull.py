@@ -18,10 +18,15 @@ import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
-from asyncclients.arguments import check_quota_share
-from asyncclients.backfill import arguments
+from asyncclients.arguments import (
+    check_function,
+    check_path,
+    check_seconds,
+    check_value,
+    close_coroutine,
+)
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.files.sink import (
     FileSink,
@@ -31,14 +36,9 @@ from asyncclients.backfill.files.sink import (
     UpsertSink,
     open_sink,
 )
-from asyncclients.backfill.prefetch import Pages, PullSetup, read_list
+from asyncclients.backfill.prefetch import Pages, PullSetup, check_since, read_list
 from asyncclients.backfill.refresh import Refresh, RefreshOptions
-from asyncclients.backfill.report import (
-    Progress,
-    Report,
-    RequestCounter,
-    reporting_progress,
-)
+from asyncclients.backfill.report import Progress, Report, reporting_progress
 from asyncclients.backfill.state.identity import pull_job
 from asyncclients.backfill.state.journal import Changes, Journal
 from asyncclients.backfill.state.pull_state import (
@@ -75,7 +75,6 @@ async def pull(
     max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
-    **misspelt: Never,
 ) -> Report:
     """Write every item of *source* to *to*; run again with the same *state* to resume.
 
@@ -109,7 +108,6 @@ async def pull(
         new_credential: the client has a new credential of the same account: resume the
             state of the old one.
         progress: is called with a `Progress` about once a second.
-        misspelt: not used; any other keyword raises `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument is invalid, or *source* cannot be sorted by *since*;
@@ -124,32 +122,36 @@ async def pull(
     When cancelled, it saves and raises `CancelledError`. Its calls have background priority.
     """
     try:
-        arguments.check_keywords(pull, misspelt)
-        arguments.check_path("state", state)
-        arguments.check_target_path(to)
-        _check(source, key, prefetch, share, max_failed=max_failed, max_outage=max_outage)
-        arguments.check_flags(new_credential=new_credential, refresh=refresh)
-        arguments.check_function("progress", progress)
+        _check(source, to, state, progress)
+        check_value("new_credential", new_credential, bool)
+        check_value("refresh", refresh, bool)
         sink, name = open_sink(to)
+        setup = PullSetup(
+            sink=sink,
+            key=key,
+            max_failed=max_failed,
+            prefetch=prefetch,
+            flow=flow or f"pull {name} {state}",
+            share=share,
+            max_outage=max_outage,
+            breaker=CircuitBreaker(max_outage),
+        )
         options = _refresh_options(source, sink, refresh, since, lag=lag, changes=changes)
         _check_files(Path(state), sink, options)
         job = await asyncio.to_thread(pull_job, source, name, key)
         journal = await Journal.open(state, job, new_credential=new_credential)
     except BaseException:
-        arguments.close_coroutine(source)
+        close_coroutine(source)
         raise
     try:
-        flow, counter = flow or f"pull {name} {os.fspath(state)}", RequestCounter()
-        breaker = CircuitBreaker(max_outage)
-        setup = PullSetup(sink, key, max_failed, prefetch, flow, counter, breaker)
         run = await _open_run(journal, setup, options)
-        with call_context(Priority.BACKGROUND, flow, share=share):
+        with call_context(Priority.BACKGROUND, setup.flow, share=share):
             async with reporting_progress(run.progress, run.estimator, progress):
                 await run.work(source)
             await journal.finish()
             return run.report()
     finally:
-        arguments.close_coroutine(source)
+        close_coroutine(source)
         await journal.aclose()
 
 
@@ -180,11 +182,11 @@ def _refresh_options(
             f"a {type(sink).__name__} cannot be refreshed: it has no methods upsert and remove",
             advice="Add them, see asyncclients.backfill.UpsertSink, or pull into a file",
         )
-    arguments.check_lag(lag)
+    check_seconds("lag", lag, zero=True)
     if since is not None:
-        arguments.check_since(source, since)
+        check_since(source, since)
     if changes is not None:
-        arguments.check_path("changes", changes)
+        check_path("changes", changes)
         changes = target_of(changes)
         if changes.is_dir() or not changes.parent.is_dir():
             raise InputError(
@@ -211,22 +213,17 @@ def _check_files(state: Path, sink: Any, options: RefreshOptions | None) -> None
             )
 
 
-def _check(
-    source: Any, key: Any, prefetch: int, share: Any, *, max_failed: float, max_outage: float
-) -> None:
+def _check(source: Any, to: Any, state: Any, progress: Any) -> None:
+    check_path("state", state)
+    if not hasattr(to, "write"):
+        check_path("to", to)
+    check_function("progress", progress)
     if not isinstance(source, (Paginator, AsyncIterable, Iterator, Awaitable)):
         raise ConfigurationError(
             f"the source of a pull must be a list of a client or an (async) iterator of pages, "
             f"not {source!r}",
             advice="Call the operation, as in intouch.contacts.list(sort_by='created_at')",
         )
-    if not isinstance(key, str):
-        arguments.check_function("key", key)
-    arguments.check_int("prefetch", prefetch, 0)
-    if share is not None:
-        check_quota_share(share)
-    arguments.check_share("max_failed", max_failed)
-    arguments.check_seconds("max_outage", max_outage)
 
 
 class Pull:
@@ -254,7 +251,6 @@ class Pull:
             if isinstance(self._sink, FileSink):
                 self._sink.check_complete()
             return
-        stop: BackfillStoppedError
         await self._sink.open(state.position)
         try:
             try:
@@ -270,16 +266,14 @@ class Pull:
             state.complete = True
             await self._checkpoint.save(self._checkpoint.snapshot())
         except BackfillStoppedError as error:
-            stop = error
-        else:
-            return
+            error.report = self.report()
+            raise
         finally:
             self._saving.cancel()  # still running only if this run was cancelled twice
             try:
                 await self._sink.close()
             finally:
                 await asyncio.wait([self._saving])
-        raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _is_known(self, page: Page[Any]) -> bool:
         seen = self._checkpoint.seen
@@ -378,19 +372,16 @@ class Pull:
 
     def report(self) -> Report:
         """Return the counts of the job."""
-        state, counter = self._checkpoint.state, self._setup.counter
+        state = self._checkpoint.state
         return Report(
             done=state.done,
             failed=state.failed,
             skipped=state.skipped,
-            requests=counter.requests,
-            rejected=counter.rejected,
-            seconds=counter.seconds,
-            quota_use=counter.quota_use,
             total=state.total,
             unverified=state.unverified,
             complete=state.complete,
             failures=self._checkpoint.failures,
+            **self._setup.counter.totals(),
         )
 
     def progress(self) -> Progress:

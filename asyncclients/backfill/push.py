@@ -13,26 +13,21 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Never, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
-from asyncclients.backfill import arguments
-from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
+import msgspec
+
+from asyncclients.arguments import PositiveInt, check_fields, check_function, check_path
+from asyncclients.backfill.delivery import Delivery, PushTarget
 from asyncclients.backfill.files.source import Row, Rows, Source, is_path, open_source
-from asyncclients.backfill.plan import Plan, SavedJob, plan_push
-from asyncclients.backfill.report import (
-    EtaEstimator,
-    Progress,
-    Report,
-    RequestCounter,
-    reporting_progress,
-)
-from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
-from asyncclients.backfill.state.identity import push_job
+from asyncclients.backfill.plan import Plan, PlannedRows, RequestBuilder, copied_journal
+from asyncclients.backfill.report import EtaEstimator, Progress, Report, reporting_progress
+from asyncclients.backfill.rows import Map, check_mapped, check_rows
+from asyncclients.backfill.state.identity import name_of, push_job
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.push_state import (
     JournalRowLog,
@@ -40,11 +35,7 @@ from asyncclients.backfill.state.push_state import (
     Unknown,
 )
 from asyncclients.core.options import call_context
-from asyncclients.errors import (
-    BackfillError,
-    BackfillStoppedError,
-    InputError,
-)
+from asyncclients.errors import BackfillStoppedError, InputError
 from asyncclients.own_files import check_apart
 from asyncclients.ratelimit.quota import Priority
 
@@ -124,7 +115,6 @@ async def push(
     max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
-    **misspelt: Never,
 ) -> Report | Plan:
     """Send each row of *source* to *target*; run again with the same *state* to resume.
 
@@ -165,7 +155,6 @@ async def push(
         new_credential: the client has a new credential of the same account; resume
             the state that was created with the old one.
         progress: called with a `Progress` about once a second.
-        misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument is invalid; nothing was read.
@@ -179,38 +168,62 @@ async def push(
     are on the wire, saves the state, and raises `CancelledError`. Interactive calls take
     precedence over all calls of a push.
     """
-    arguments.check_keywords(push, misspelt)
-    arguments.check_push(source, target, state)
-    arguments.check_callbacks(reconcile, progress)
-    flags = {"dry_run": dry_run, "retry_failed": retry_failed, "new_credential": new_credential}
-    arguments.check_flags(idempotent=idempotent, **flags)
-    arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
-    arguments.check_delivery(concurrency, batch, max_failed, max_outage, limit, share=share)
-    converter = RowConverter(row_type_of(target) if row_type is None else row_type, map)
+    to = PushTarget(
+        target=target,
+        row_type=row_type,
+        map=map,
+        batch=batch,
+        idempotent=idempotent,
+        concurrency=concurrency,
+        share=share,
+        max_failed=max_failed,
+        max_outage=max_outage,
+    )
+    options = RunOptions(
+        state=state,
+        flow=flow or f"push {name_of(target)} {state}",
+        dry_run=dry_run,
+        limit=limit,
+        retry_failed=retry_failed,
+        unknown=unknown,
+        new_credential=new_credential,
+        reconcile=reconcile,
+        progress=progress,
+    )
+    check_rows(source)
+    return await _run(source, to, options)
+
+
+async def _run(source: Rows, to: PushTarget, options: RunOptions) -> Report | Plan:
+    converter, state, flow = to.converter(), options.state, options.flow
     check_apart(Path(state), [Path(source)] if is_path(source) else [], "the input")
     async with aclosing(await open_source(source)) as rows:
         converter.check(rows)
         await check_mapped(converter, source)
-        job = await asyncio.to_thread(push_job, rows.name, target, converter.name, map)
-        flow = flow or f"push {job.target} {os.fspath(state)}"
-        options = DeliveryOptions.of(
-            target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
-        )
-        with call_context(Priority.BACKGROUND, flow, share=share):
-            if dry_run:
-                saved = SavedJob(Path(state), job, new_credential, retry_failed, unknown)
-                return await plan_push(rows, options, converter, saved, limit)
-            run_options = RunOptions(concurrency, limit, unknown, reconcile, max_outage)
-            async with aclosing(
-                await Journal.open(state, job, new_credential=new_credential, new_map=retry_failed)
-            ) as journal:
-                log = await _load(journal, source, retry_failed)
-                return await Push(rows, options, converter, log, run_options).run(progress)
+        job = await asyncio.to_thread(push_job, rows.name, to.target, converter.name, to.map)
+        renewed = {"new_credential": options.new_credential, "new_map": options.retry_failed}
+        with call_context(Priority.BACKGROUND, flow, share=to.share):
+            if options.dry_run:
+                async with copied_journal(state, job, **renewed) as journal:
+                    planned = await _load(PlannedRows, journal, source, options.retry_failed)
+                    builder = RequestBuilder.of(to.target)
+                    to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
+                    delivery = Delivery(to, converter, planned, flow=flow, call=builder)
+                    await Push(rows, delivery, planned, options).deliver()
+                    rows.check_encoding()
+                    return planned.plan(builder)
+            async with aclosing(await Journal.open(state, job, **renewed)) as journal:
+                log = await _load(JournalRowLog, journal, source, options.retry_failed)
+                delivery = Delivery(to, converter, log, flow=flow)
+                return await Push(rows, delivery, log, options).run()
 
 
-async def _load(journal: Journal, source: Rows, retry_failed: bool) -> JournalRowLog:
+Log = TypeVar("Log", bound=JournalRowLog)
+
+
+async def _load(kind: type[Log], journal: Journal, source: Rows, retry_failed: bool) -> Log:
     """Return the row log of *journal*; with *retry_failed* its failed rows are pending."""
-    log = await JournalRowLog.load(journal)
+    log = await kind.load(journal)
     if retry_failed:
         if is_path(source):  # read twice, so that the rows to retry need not be kept
             async with aclosing(await open_source(source)) as rows:
@@ -219,57 +232,60 @@ async def _load(journal: Journal, source: Rows, retry_failed: bool) -> JournalRo
     return log
 
 
-class RunOptions(NamedTuple):
-    """How one run of a push proceeds; the fields are arguments of `push`."""
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How one run of a push or sync proceeds; the fields are arguments of `push`.
 
-    concurrency: int
-    limit: int | None
+    Raises:
+        ConfigurationError: a field is invalid.
+    """
+
+    state: str | os.PathLike[str]
+    flow: str
+    dry_run: bool
+    limit: PositiveInt | None
+    retry_failed: bool
     unknown: Literal["keep", "resend", "drop"]
-    reconcile: Reconcile | None
-    max_outage: float
+    new_credential: bool
+    reconcile: Reconcile | None = None
+    progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_path("state", self.state)
+        check_fields(self)
+        check_function("reconcile", self.reconcile, may_be_async=True)
+        check_function("progress", self.progress)
 
 
 class Push:
-    """One run of a push.
-
-    Attributes:
-        estimator: of the end of the run.
-    """
+    """One run of a push, or of its plan."""
 
     def __init__(
-        self,
-        source: Source,
-        options: DeliveryOptions,
-        converter: RowConverter,
-        log: JournalRowLog,
-        run: RunOptions,
+        self, source: Source, delivery: Delivery, log: JournalRowLog, options: RunOptions
     ) -> None:
-        self._source, self._options, self._log = source, options, log
-        self._counter = RequestCounter()
-        self._breaker = CircuitBreaker(run.max_outage)
+        self._source, self._delivery, self._log, self._options = source, delivery, log, options
         self._pending = PendingRows(source, log)
-        self._delivery = Delivery(options, converter, log, self._counter, self._breaker)
-        self._converter = converter
-        self._run_options = run
-        self._left = sys.maxsize if run.limit is None else run.limit
+        self._left = sys.maxsize if options.limit is None else options.limit
         self._is_complete = False
-        self.estimator = EtaEstimator(
-            self._counter, options.flow, log.settled_count, max(1, options.batch), run.limit
+        self._estimator = EtaEstimator(
+            delivery.counter,
+            options.flow,
+            log.settled_count,
+            max(1, delivery.batch),
+            options.limit,
         )
 
-    async def run(self, progress: Callable[[Progress], None] | None) -> Report:
+    async def run(self) -> Report:
         """Deliver the rows, save the state, and return the report."""
-        async with reporting_progress(self.progress, self.estimator, progress):
-            await self._work()
+        async with reporting_progress(self._progress, self._estimator, self._options.progress):
+            self._log.state.total = await self._source.count()
+            await self.deliver()
         await self._log.saved()
-        return self.report()
+        return self._report()
 
-    async def _work(self) -> None:
+    async def deliver(self) -> None:
         """Deliver all pending rows, or up to the limit; at their end, resolve the unknown ones."""
-        self._log.state.total = await self._source.count()
-        stop: BackfillError
         try:
-            await self._run_workers(self._deliver_all)
+            await self._delivery.run(self._deliver_pending, self._pending.stop)
             self._delivery.finish()
             self._is_complete = await self._pending.is_exhausted()
             if self._is_complete:
@@ -279,15 +295,14 @@ class Push:
             self._is_complete = False
             if isinstance(error, InputError) and not self._delivery.may_have_sent:
                 raise
-            stop = error
-        else:
-            if self._is_complete:
-                self._log.finish()
-            return
-        raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
+            raise BackfillStoppedError(
+                error.message, advice=error.advice, report=self._report()
+            ) from None
+        if self._is_complete:
+            self._log.finish()
 
-    async def _deliver_all(self) -> None:
-        batch, coerce = max(1, self._options.batch), self._source.coerce
+    async def _deliver_pending(self) -> None:
+        batch, coerce = max(1, self._delivery.batch), self._source.coerce
         pending, deliver = self._pending, self._delivery.deliver_rows
         while size := min(batch, self._left):
             self._left -= size  # reserved: other workers run while this one waits for its rows
@@ -297,42 +312,38 @@ class Push:
                 return
             await deliver(rows, coerce=coerce)
 
-    async def _run_workers(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        workers = [work() for _ in range(self._run_options.concurrency)]
-        await run_workers(workers, self._delivery, self._pending.stop)
-
     # --- Unknown rows -----------------------------------------------------------------
 
     async def _resolve(self) -> None:
-        log, run = self._log, self._run_options
-        if run.reconcile is not None and log.unknowns:
-            rows = await self._unknown_rows()
-            await self._run_workers(partial(self._reconcile, rows, run.reconcile))
-        if run.unknown == "drop":
+        log, options = self._log, self._options
+        if options.reconcile is not None and log.unknowns and not options.dry_run:
+            await self._for_unknown_rows(partial(self._reconcile, options.reconcile))
+        if options.unknown == "drop":
             for number in log.unknowns:
                 log.resolve(number, "skipped")
-        elif run.unknown == "resend" and log.unknowns:
-            await self._run_workers(partial(self._resend, await self._unknown_rows()))
+        elif options.unknown == "resend" and log.unknowns:
+            await self._for_unknown_rows(self._send_again)
 
-    async def _unknown_rows(self) -> Iterator[Unknown]:
-        """Return the unknown rows, as many as this run may still handle."""
-        rows = await self._log.unknowns.all()
-        self._is_complete = self._is_complete and len(rows) <= self._left
-        handled = rows[: self._left]
-        self._left -= len(handled)
-        return iter(handled)
+    async def _for_unknown_rows(self, work: Callable[[Unknown], Awaitable[None]]) -> None:
+        """Await *work* for as many unknown rows as this run may still handle."""
+        found = await self._log.unknowns.all()
+        self._is_complete = self._is_complete and len(found) <= self._left
+        rows = iter(found[: self._left])
+        self._left -= min(self._left, len(found))
 
-    async def _reconcile(self, unknowns: Iterator[Unknown], reconcile: Reconcile) -> None:
-        for unknown in unknowns:
-            with call_context(Priority.BACKGROUND, self._options.flow, self._counter):
-                executed = await reconcile(self._converter.convert(unknown.row, coerce=True))
-            if executed:
-                self._log.resolve(unknown.number, "done")
-            elif executed is not None:
-                await self._send_again(unknown)
+        async def work_off() -> None:
+            for row in rows:
+                await work(row)
 
-    async def _resend(self, unknowns: Iterator[Unknown]) -> None:
-        for unknown in unknowns:
+        await self._delivery.run(work_off, self._pending.stop)
+
+    async def _reconcile(self, reconcile: Reconcile, unknown: Unknown) -> None:
+        with call_context(Priority.BACKGROUND, self._options.flow, self._delivery.counter):
+            row = self._delivery.converter.convert(unknown.row, coerce=True)
+            executed = await reconcile(row)
+        if executed:
+            self._log.resolve(unknown.number, "done")
+        elif executed is not None:
             await self._send_again(unknown)
 
     async def _send_again(self, unknown: Unknown) -> None:
@@ -342,33 +353,28 @@ class Push:
 
     # --- Report -----------------------------------------------------------------------
 
-    def report(self) -> Report:
-        """Return the result of the run so far."""
-        log, counter = self._log, self._counter
+    def _report(self) -> Report:
+        log = self._log
         return Report(
             done=log.done,
             failed=log.state.failed,
             unknown=len(log.unknowns),
             skipped=log.state.skipped,
-            requests=counter.requests,
-            rejected=counter.rejected,
-            seconds=counter.seconds,
-            quota_use=counter.quota_use,
             total=log.state.total,
             complete=self._is_complete,
             failures=log.failures,
+            **self._delivery.counter.totals(),
         )
 
-    def progress(self) -> Progress:
-        """Return the progress of the run."""
+    def _progress(self) -> Progress:
         log, state = self._log, self._log.state
-        return self.estimator.progress(
+        return self._estimator.progress(
             done=state.done,
             failed=state.failed,
             unknown=len(log.unknowns),
             skipped=state.skipped,
             settled=log.settled_count,
             total=state.total,
-            waiting=self._breaker.outage_seconds,
-            cause=self._breaker.cause,
+            waiting=self._delivery.breaker.outage_seconds,
+            cause=self._delivery.breaker.cause,
         )

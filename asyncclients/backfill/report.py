@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import wraps
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -263,6 +263,15 @@ class RequestCounter:
             rejected=self.rejected,
             quotas={name: use.scheduler.limiter.quotas for name, use in self.scopes.items()},
         )
+
+    def totals(self) -> dict[str, Any]:
+        """Return the fields of a report that describe the requests of its run."""
+        return {
+            "requests": self.requests,
+            "rejected": self.rejected,
+            "seconds": self._loop.time() - self._started_at,
+            "quota_use": self.quota_use,
+        }
 
     @property
     def quota_use(self) -> float:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,8 +25,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from asyncclients.arguments import did_you_mean
-from asyncclients.backfill.arguments import check_function, close_coroutine
+from asyncclients.arguments import check_function, close_coroutine, did_you_mean
 from asyncclients.backfill.files.source import Rows, Source, is_path, open_source
 from asyncclients.core.call import check_given
 from asyncclients.core.codec import from_plain
@@ -304,6 +305,30 @@ class RowConverter:
             if others and isinstance(extra, dict):  # otherwise the conversion fails
                 renamed[_EXTRA_FIELD] = extra | {name: renamed.pop(name) for name in others}
         return renamed
+
+
+def check_rows(rows: Any) -> None:
+    """Raise `ConfigurationError` unless *rows* can give the same rows in every run."""
+    problem, advice = "", "Give the path of a file, or an iterable of rows"
+    if isinstance(rows, (str, os.PathLike)):
+        return
+    if isinstance(rows, (bytes, bytearray, memoryview)):
+        problem = "bytes are not rows"
+    elif isinstance(rows, Mapping):
+        problem, advice = "a mapping is a single row", "Give a list of mappings"
+    elif isinstance(rows, AbstractSet):
+        problem = "a set has no order, so a resumed job would not know which rows were sent"
+        advice = "Give a list, as sorted(rows)"
+    elif callable(rows) and endpoint_of(rows) is not None:
+        problem = "an operation is the target"
+        advice = "Give the rows first, as in push('people.csv', intouch.contacts.create, ...)"
+    elif not isinstance(rows, (Iterable, AsyncIterable)) and not hasattr(rows, "__getitem__"):
+        problem = f"{rows!r} cannot be iterated"
+        if callable(rows):
+            advice = "Call the function, and pass its result"
+    if problem:
+        close_coroutine(rows)
+        raise ConfigurationError(f"the source cannot be used: {problem}", advice=advice)
 
 
 def _is_file(rows: Rows) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,13 @@ from asyncclients.backfill.state.pull_state import LastRefresh, PullState
 from asyncclients.backfill.state.push_state import PushState, Unknown, read_unknown
 from asyncclients.backfill.state.sync_state import SyncState
 from asyncclients.errors import StateInUseError, StateMismatchError
-from asyncclients.own_files import FAILED_SUFFIX, check_companions, holder_of, target_of
+from asyncclients.own_files import (
+    FAILED_SUFFIX,
+    RETRY_SUFFIX,
+    check_companions,
+    holder_of,
+    target_of,
+)
 
 _ON_THE_WIRE = "on the wire when the state was last saved"
 
@@ -84,10 +91,10 @@ def read_status(path: str | os.PathLike[str]) -> Status:
         return {"pull": _read_pull, "push": _read_push, "sync": _read_sync}[job.kind](state, job)
 
 
-def read_push(
-    path: Path, job: JobIdentity, *, new_credential: bool, new_map: bool
-) -> tuple[PushState, list[int]]:
-    """Return the state of the push *job* in the file *path*, and the numbers of its unknown rows.
+def copy_state(
+    path: Path, copy: Path, job: JobIdentity, *, new_credential: bool, new_map: bool = False
+) -> None:
+    """Copy the state of *job* in the file *path*, with its failed rows, to the new file *copy*.
 
     Raises:
         StateMismatchError: it belongs to another job, or as for `read_status`.
@@ -95,19 +102,13 @@ def read_push(
         StateError: it cannot be read.
     """
     with _reading(path) as (database, _, _):
-        found = read_job(database)
-        job.check(found, str(path), new_credential=new_credential, new_map=new_map)
-        state = read_state(database, PushState) or PushState()
-        unknown = [number for (number,) in select(database, "SELECT number FROM unknown")]
-        return state, [*unknown, *(number for number, _ in state.sent)]
-
-
-def copy_state(path: Path, copy: Path, job: JobIdentity, *, new_credential: bool) -> None:
-    """Copy the state of *job* in the file *path* to the new file *copy*; raises as `read_push`."""
-    with _reading(path) as (database, _, _):
-        job.check(read_job(database), str(path), new_credential=new_credential)
+        job.check(read_job(database), str(path), new_credential=new_credential, new_map=new_map)
         with closing(sqlite3.connect(copy)) as target:
             database.backup(target)
+    for suffix in (FAILED_SUFFIX, RETRY_SUFFIX):
+        with suppress(FileNotFoundError):
+            source, target_path = (each.with_name(each.name + suffix) for each in (path, copy))
+            shutil.copyfile(source, target_path, follow_symlinks=False)
 
 
 class _State(NamedTuple):

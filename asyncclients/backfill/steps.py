@@ -29,24 +29,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from asyncclients.arguments import check_quota_share
-from asyncclients.backfill import arguments
+from asyncclients.arguments import PositiveInt, QuotaShare, Seconds, check_value
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.delivery import (
-    Delivery,
-    DeliveryOptions,
-    gather_or_cancel,
-    run_workers,
-)
+from asyncclients.backfill.delivery import Delivery, PushTarget
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.report import RequestCounter, RequestCounts
-from asyncclients.backfill.rows import Map, RowConverter, row_type_of
 from asyncclients.backfill.state.stored_rows import describe, digest, encode_row
 from asyncclients.core import codec
 from asyncclients.core.options import call_context
@@ -54,46 +47,9 @@ from asyncclients.errors import PaginationError, StateError, StateInUseError
 from asyncclients.paging import Page, Paginator
 from asyncclients.ratelimit.quota import Priority
 
+__all__ = ["PushTarget", "pull_step", "push_step"]
+
 # --- Push -----------------------------------------------------------------------------------
-
-
-class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """Where and how the rows of a push are sent; the attributes are arguments of `push`.
-
-    Attributes:
-        target: an operation of a client, or a coroutine function of one argument.
-        row_type: struct that each row is converted to; by default the operation's.
-        map: function from a row to the object to convert, or to None to skip the row; or
-            a mapping from column to field.
-        batch: rows per call.
-        idempotent: whether a call may be sent twice.
-        concurrency: maximum number of concurrent calls per step.
-        share: most of every quota that the job takes, in all steps together.
-        max_failed: share of failed rows, of at least 50 of the job, above which it stops.
-        max_outage: seconds without a usable response after which a step raises.
-    """
-
-    target: Callable[[Any], Awaitable[Any]]
-    row_type: type[Any] | None = None
-    map: Map | Mapping[str, str] | None = None
-    batch: int | None = None
-    idempotent: bool | None = None
-    concurrency: int = 64
-    share: float | None = None
-    max_failed: float = 0.1
-    max_outage: float = 900.0
-
-    def delivery_options(self, flow: str) -> DeliveryOptions:
-        """Return how a step of *flow* delivers; `batch` is 0 for one row per call."""
-        # A batch is too small to judge the share of failed rows; the job does that.
-        return DeliveryOptions.of(
-            self.target,
-            batch=self.batch,
-            idempotent=self.idempotent,
-            flow=flow,
-            max_failed=1.0,
-        )
-
 
 RowStatus = Literal["sent", "done", "failed", "unknown", "skipped"]
 
@@ -172,12 +128,8 @@ async def push_step(
     When cancelled, it sends nothing more, waits up to 30 s for responses to requests that
     are on the wire, and records the outcomes.
     """
-    arguments.check_target(to.target)
-    arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.max_outage, share=to.share)
     counter, breaker = RequestCounter(counter), breaker or CircuitBreaker(to.max_outage)
-    options = to.delivery_options(flow)
-    row_type = row_type_of(to.target) if to.row_type is None else to.row_type
-    converter = RowConverter(row_type, to.map)
+    converter, size = to.converter(), max(1, to.batch_size)
     numbers = [row.number for row in rows]
     while True:
         status = await log.begin(numbers)
@@ -185,13 +137,19 @@ async def push_step(
         if not pending:
             return counter.counts
         row_log = BatchRowLog(log, status.done)
-        delivery = Delivery(options, converter, row_log, counter, breaker)
-        size = max(1, options.batch)
+        # A batch is too small to judge the share of failed rows; the job does that.
         workers = min(to.concurrency, -(-len(pending) // size))
+        step = msgspec.structs.replace(to, max_failed=1.0, concurrency=workers)
+        delivery = Delivery(step, converter, row_log, flow=flow, counter=counter, breaker=breaker)
+
+        async def deliver(pending: deque[Row] = pending, delivery: Delivery = delivery) -> None:
+            while pending:
+                some = [pending.popleft() for _ in range(min(size, len(pending)))]
+                await delivery.deliver_rows(some, coerce=coerce)
+
         try:
-            work = [_deliver(pending, delivery, size, coerce) for _ in range(workers)]
             with call_context(Priority.BACKGROUND, flow, share=to.share):
-                await run_workers(work, delivery, pending.clear)
+                await delivery.run(deliver, pending.clear)
             delivery.finish()
         except StateInUseError:
             continue  # another run of this batch is active: read the log again
@@ -199,17 +157,11 @@ async def push_step(
             await asyncio.shield(row_log.saved())
 
 
-async def _deliver(pending: deque[Row], delivery: Delivery, size: int, coerce: bool) -> None:
-    while pending:
-        rows = [pending.popleft() for _ in range(min(size, len(pending)))]
-        await delivery.deliver_rows(rows, coerce=coerce)
-
-
 class BatchRowLog:
     """The `RowLog` of one run of one batch: writes records to *log*, one transaction at a time."""
 
     def __init__(self, log: SharedRowLog, done: int = 0) -> None:
-        self._log = log
+        self._log, self.done = log, done
         self._unsaved: dict[int, RowRecord | None] = {}
         self._next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when all of `_unsaved` is written."""
@@ -217,12 +169,6 @@ class BatchRowLog:
         """Done when the transaction in progress is committed."""
         self._writing: asyncio.Task[None] | None = None
         self._owned_by_others: set[int] = set()
-        self._done = done
-
-    @property
-    def done(self) -> int:
-        """Number of rows done in the whole job, as far as this run knows."""
-        return self._done
 
     async def record_intent(self, rows: Iterable[Row]) -> None:
         """Return when the log has the records `sent` for *rows*.
@@ -247,7 +193,7 @@ class BatchRowLog:
 
     def mark_done(self, rows: Sequence[Row]) -> None:
         """Record that the vendor executed *rows*."""
-        self._done += len(rows)
+        self.done += len(rows)
         for row in rows:
             self._put(row.number, _record(row, "done"))
 
@@ -366,53 +312,36 @@ async def pull_step(
         BackfillStoppedError: the outage exceeded max_outage.
         AsyncClientsError: the vendor's error for a page.
     """
-    arguments.check_int("max_pages", max_pages, 1)
-    arguments.check_seconds("max_outage", max_outage)
-    if share is not None:
-        check_quota_share(share)
+    check_value("max_pages", max_pages, PositiveInt)
+    check_value("max_outage", max_outage, Seconds)
+    check_value("share", share, QuotaShare | None)
     counter, breaker = RequestCounter(counter), breaker or CircuitBreaker(max_outage)
-    reader = PagePrefetcher(source, 0, flow, counter, breaker)
-    first = source.start if after is None else after.page + 1
-    # The number of pages is known from the first page on; pages beyond it are read one by one.
-    known = after.pages if after else 0
-    count = max(1, min(max_pages, known - first + 1))
-    stored: list[Page[Any]] = []
-    digests = [after.items_digest if after else None]
-    turns = [asyncio.Event() for _ in range(count + 1)]
-    turns[0].set()
+    reader = PagePrefetcher(source, max_pages - 1, flow, counter, breaker)
+    first, found = source.start, after
+    if after is not None:
+        first, reader.last = after.page + 1, after.pages
 
-    async def fetch(index: int) -> None:
-        page = await reader.page(first + index)
-        await turns[index].wait()
-        if not stored or not stored[-1].last:
-            digests.append(_checked_digest(page, digests[-1]))
-            await store.put(page)
-            stored.append(page)
-        turns[index + 1].set()
+    async def take(page: Page[Any]) -> None:
+        nonlocal found
+        items_digest = digest(encode_row(page.items))
+        if page.items and found is not None and items_digest == found.items_digest:
+            raise PaginationError(
+                f"page {page.number} has the same items as page {found.page}",
+                advice="The server repeats a page; the pages before it are stored",
+            )
+        await store.put(page)
+        found = PullCursor(
+            page=page.number,
+            last=page.last,
+            pages=reader.last,
+            items_digest=items_digest,
+            counts=counter.counts,
+        )
 
     with call_context(Priority.BACKGROUND, flow, share=share):
-        await gather_or_cancel([fetch(index) for index in range(count)])
-    page = stored[-1]
-    if not known and page.total and page.items:
-        known = -(-page.total // len(page.items))
-    return PullCursor(
-        page=page.number,
-        last=page.last,
-        pages=known,
-        items_digest=digests[-1] or "",
-        counts=counter.counts,
-    )
-
-
-def _checked_digest(page: Page[Any], before: str | None) -> str:
-    """Return the digest of *page*, which must differ from the previous page's, *before*."""
-    found = digest(encode_row(page.items))
-    if page.items and found == before:
-        raise PaginationError(
-            f"page {page.number} has the same items as page {page.number - 1}",
-            advice="The server repeats a page; the pages before it are stored",
-        )
-    return found
+        await reader.read(first, take, until=first + max_pages - 1)
+    assert found is not None
+    return msgspec.structs.replace(found, counts=counter.counts)
 
 
 def plain_page(page: Page[Any]) -> Page[Any]:

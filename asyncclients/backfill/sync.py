@@ -13,28 +13,27 @@ run looks the item up before it creates it again.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal, Never, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
-from asyncclients.backfill import arguments
+from asyncclients.backfill.delivery import PushTarget
 from asyncclients.backfill.files.source import Rows, is_path
-from asyncclients.backfill.plan import Plan
+from asyncclients.backfill.plan import Plan, copied_journal
 from asyncclients.backfill.push import DeliveryKeywords
-from asyncclients.backfill.report import Progress, SyncReport, reporting_progress
-from asyncclients.backfill.rows import Map, RowConverter
-from asyncclients.backfill.state.identity import JobIdentity, sync_job
-from asyncclients.backfill.state.journal import Journal, no_place
+from asyncclients.backfill.report import Progress, SyncReport
+from asyncclients.backfill.rows import Map, check_rows
+from asyncclients.backfill.state.identity import sync_job
+from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.sync_state import SyncMemory
-from asyncclients.backfill.status import copy_state
+from asyncclients.backfill.sync_changes import SyncCalls
 from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_run import Sync, SyncOptions
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.core.options import call_context
-from asyncclients.own_files import check_apart, target_of
+from asyncclients.own_files import check_apart
 from asyncclients.ratelimit.quota import Priority
 
 
@@ -96,7 +95,6 @@ async def sync(
     max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
-    **misspelt: Never,
 ) -> SyncReport | Plan:
     """Make the items of *target* agree with the rows of *source*, with the fewest requests.
 
@@ -135,7 +133,6 @@ async def sync(
         max_outage: seconds without a usable response after which the run stops.
         new_credential: as for `push`.
         progress: called with a `Progress` about once a second.
-        misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument is invalid, or the vendor cannot do what it asks for.
@@ -149,69 +146,49 @@ async def sync(
     When cancelled, it sends nothing more, waits up to 30 s for responses to requests that are on
     the wire, saves the state, and raises `CancelledError`. Interactive calls take precedence.
     """
-    arguments.check_keywords(sync, misspelt)
-    arguments.check_sync(source, state, progress)
     found = Target(target, key)
+    to = PushTarget(
+        target=SyncCalls(found).call,
+        row_type=found.row_type if row_type is None else row_type,
+        map=map,
+        batch=found.batch,
+        concurrency=concurrency,
+        share=share,
+        max_failed=max_failed,
+        max_outage=max_outage,
+    )
     options = SyncOptions(
+        state=state,
+        flow=flow or f"sync {found.name} {state}",
         on_missing=on_missing,
         max_deleted=max_deleted,
         adopt=adopt,
+        dry_run=dry_run,
         limit=limit,
         retry_failed=retry_failed,
-        concurrency=concurrency,
-        flow=flow or f"sync {found.name} {os.fspath(state)}",
-        share=share,
         unknown=unknown,
-        max_failed=max_failed,
-        max_outage=max_outage,
         new_credential=new_credential,
-        state=state,
-        dry_run=dry_run,
+        progress=progress,
     )
     found.check(adopt=adopt, delete=on_missing == "delete")
-    check_apart(Path(state), [Path(source)] if is_path(source) else [], "the input")
-    converter = RowConverter(found.row_type if row_type is None else row_type, map)
-    rows = SyncInput(source, found, converter)
-    await rows.check()
-    job = await asyncio.to_thread(sync_job, found.given, found.name, converter.name, found.key, map)
-    return await _run(rows, found, options, job, progress)
+    with call_context(Priority.BACKGROUND, options.flow, share=share):
+        return await _run(source, found, to, options)
 
 
 async def _run(
-    rows: SyncInput,
-    target: Target,
-    options: SyncOptions,
-    job: JobIdentity,
-    progress: Callable[[Progress], None] | None,
+    source: Rows, found: Target, to: PushTarget, options: SyncOptions
 ) -> SyncReport | Plan:
-    context = call_context(Priority.BACKGROUND, options.flow, share=options.share)
+    check_rows(source)
+    state, renewed = options.state, options.new_credential
+    rows = SyncInput(source, found, to.converter())
+    check_apart(Path(state), [Path(source)] if is_path(source) else [], "the input")
+    await rows.check()
+    names = found.given, found.name, rows.converter.name, found.key
+    job = await asyncio.to_thread(sync_job, *names, to.map)
     if options.dry_run:
-        with context:
-            return await _plan(rows, target, options, job)
-    journal = await Journal.open(options.state, job, new_credential=options.new_credential)
-    try:
-        run = Sync(rows, target, await SyncMemory.load(journal), options)
-        with context:
-            async with reporting_progress(run.progress, run.estimator, progress):
-                await run.work()
+        async with copied_journal(state, job, new_credential=renewed) as journal:
+            return await Sync(rows, found, to, await SyncMemory.load(journal), options).plan()
+    async with aclosing(await Journal.open(state, job, new_credential=renewed)) as journal:
+        report = await Sync(rows, found, to, await SyncMemory.load(journal), options).run()
         await journal.finish()
-        return run.report()
-    finally:
-        await journal.aclose()
-
-
-async def _plan(rows: SyncInput, target: Target, options: SyncOptions, job: JobIdentity) -> Plan:
-    """Return the plan of a run, made with a copy of the state."""
-    path = target_of(options.state)
-    if not path.parent.is_dir():
-        raise no_place(path, os.strerror(errno.ENOENT))
-    with TemporaryDirectory(prefix="asyncclients-") as directory:
-        copy = Path(directory) / path.name
-        if path.exists():
-            renewed = options.new_credential
-            await asyncio.to_thread(copy_state, path, copy, job, new_credential=renewed)
-        journal = await Journal.open(copy, job, new_credential=options.new_credential)
-        try:
-            return await Sync(rows, target, await SyncMemory.load(journal), options).plan()
-        finally:
-            await journal.aclose()
+        return report

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from itertools import compress
 from typing import Any, Literal
 
-import msgspec
-
-from asyncclients.backfill import arguments
-from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
+from asyncclients.arguments import Ratio
+from asyncclients.backfill.delivery import Delivery, PushTarget
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.plan import InvalidRows, Plan, RequestBuilder, silenced
 from asyncclients.backfill.prefetch import PagePrefetcher
-from asyncclients.backfill.report import EtaEstimator, Progress, RequestCounter, SyncReport
+from asyncclients.backfill.push import RunOptions
+from asyncclients.backfill.report import EtaEstimator, Progress, SyncReport, reporting_progress
 from asyncclients.backfill.state.sync_state import Digests, Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import (
     SENT,
@@ -33,7 +31,7 @@ from asyncclients.backfill.sync_changes import (
 from asyncclients.backfill.sync_input import CHUNK, OnInvalid, SyncInput, Tree, deletion_order
 from asyncclients.backfill.sync_targets import Target, key_digest
 from asyncclients.core.call import config_of
-from asyncclients.errors import BackfillError, BackfillStoppedError, InputError
+from asyncclients.errors import BackfillStoppedError, InputError
 from asyncclients.paging import Page
 
 _PREFETCH = 16
@@ -48,51 +46,35 @@ _READ = (*SENT, Action.FAIL, Action.WITHOUT_ID)
 """The actions that need the row itself."""
 
 
-class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of `sync` that a run needs, checked."""
+class SyncOptions(RunOptions, frozen=True, kw_only=True):
+    """The options of one run of a sync; the fields are arguments of `sync`."""
 
     on_missing: Literal["keep", "delete"]
-    max_deleted: float
+    max_deleted: Ratio
     adopt: bool
-    limit: int | None
-    retry_failed: bool
-    concurrency: int
-    flow: str
-    share: float | None
-    unknown: Literal["keep", "resend", "drop"]
-    max_failed: float
-    max_outage: float
-    new_credential: bool
-    state: str | os.PathLike[str]
-    dry_run: bool
-
-    def __post_init__(self) -> None:
-        for name in ("adopt", "dry_run", "new_credential", "retry_failed"):
-            arguments.check_flags(**{name: getattr(self, name)})
-        arguments.check_choice("on_missing", self.on_missing, ("keep", "delete"))
-        arguments.check_choice("unknown", self.unknown, ("keep", "resend", "drop"))
-        arguments.check_delivery(
-            self.concurrency, None, self.max_failed, self.max_outage, share=self.share
-        )
-        arguments.check_share("max_deleted", self.max_deleted)
-        if self.limit is not None:
-            arguments.check_int("limit", self.limit, 1)
 
 
 class Sync:
     """One run of a sync.
 
-    Attributes:
-        estimator: of the end of the run.
+    Args:
+        rows: the input.
+        target: what is kept in agreement with it.
+        to: how the changes are sent.
+        memory: what is known of the items.
+        options: of the run.
     """
 
     def __init__(
-        self, rows: SyncInput, target: Target, memory: SyncMemory, options: SyncOptions
+        self,
+        rows: SyncInput,
+        target: Target,
+        to: PushTarget,
+        memory: SyncMemory,
+        options: SyncOptions,
     ) -> None:
-        self._rows, self._target, self._memory, self._options = rows, target, memory, options
-        self._state = memory.state
-        self._counter = RequestCounter()
-        self._breaker = CircuitBreaker(options.max_outage)
+        self._rows, self._target, self._to = rows, target, to
+        self._memory, self._options, self._state = memory, options, memory.state
         self._log = ChangeLog(memory, target)
         self._tree = Tree(target, rows, memory)
         self._is_list_uncertain = False
@@ -100,24 +82,26 @@ class Sync:
         self._missing: list[int] = []
         self._deletions: list[int] = []
         self._planned: int | None = None
-        self._is_plan = False
         self._write_failure: OnInvalid = memory.write_failure
         self._handed_out = 0
-        self.estimator = EtaEstimator(self._counter, options.flow, 0, max(1, target.batch))
-        delivery = DeliveryOptions(
-            target=SyncCalls(target).call,
-            batch=target.batch,
-            is_operation=target.is_operation,
-            idempotent=None,
+        self._delivery = Delivery(
+            to,
+            rows.converter,
+            self._log,
             flow=options.flow,
-            max_failed=options.max_failed,
+            call=to.target if target.is_operation else None,
             is_idempotent=is_idempotent,
         )
-        self._delivery = Delivery(delivery, rows.converter, self._log, self._counter, self._breaker)
+        self._counter, self._breaker = self._delivery.counter, self._delivery.breaker
+        self._estimator = EtaEstimator(self._counter, options.flow, 0, max(1, target.batch))
 
-    async def work(self) -> None:
-        """Examine the input, and send what is needed."""
-        stop: BackfillError
+    async def run(self) -> SyncReport:
+        """Examine the input, send what is needed, and return the report."""
+        async with reporting_progress(self._progress, self._estimator, self._options.progress):
+            await self._work()
+        return self._report()
+
+    async def _work(self) -> None:
         try:
             await self._examine(self._write_failure)
             self._check_invalid()
@@ -130,14 +114,14 @@ class Sync:
         except (BackfillStoppedError, InputError) as error:
             if isinstance(error, InputError) and not self._counter.requests:
                 raise
-            stop = error
+            raise BackfillStoppedError(
+                error.message, advice=error.advice, report=self._report()
+            ) from None
         else:
             self._state.complete = self._handed_out == self._planned
-            return
         finally:
-            self.report()  # saved with the next commit
+            self._report()  # saved with the next commit
             self._memory.save_now()
-        raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     # --- Examine ----------------------------------------------------------------------------
 
@@ -152,7 +136,7 @@ class Sync:
     def _check_invalid(self) -> None:
         """Raise `BackfillStoppedError` if too many rows are invalid."""
         memory, rows = self._memory, self._rows
-        if len(rows) >= _MIN_ROWS and rows.invalid > self._options.max_failed * len(rows):
+        if len(rows) >= _MIN_ROWS and rows.invalid > self._to.max_failed * len(rows):
             raise BackfillStoppedError(
                 f"{rows.invalid:,} of {len(rows):,} rows are invalid; nothing was sent",
                 advice=f"See {memory.failures} and correct the input or its mapping. To continue "
@@ -358,9 +342,8 @@ class Sync:
         hand_out: Callable[[int], int] | None = None,
     ) -> None:
         feed = _Feed(changes, hand_out or self._hand_out)
-        work = [self._work(feed) for _ in range(self._options.concurrency)]
         try:
-            await run_workers(work, self._delivery, feed.stop)
+            await self._delivery.run(partial(self._send_changes, feed), feed.stop)
         finally:
             await changes.aclose()
 
@@ -371,7 +354,7 @@ class Sync:
         self._handed_out += count
         return count
 
-    async def _work(self, feed: _Feed) -> None:
+    async def _send_changes(self, feed: _Feed) -> None:
         size = max(1, self._target.batch)
         while rows := await feed.take(size):
             if self._target.batch:
@@ -424,7 +407,7 @@ class Sync:
         known = [
             row.data.key for row in changes if row.data.action in (Action.UPDATE, Action.DELETE)
         ]
-        if self._is_plan or not known:
+        if self._options.dry_run or not known:
             return
         for key in known:
             self._memory.doubt(key, items[key])
@@ -437,7 +420,7 @@ class Sync:
             problem = f"rejected in an earlier run, and not changed since: {reason}"
         elif change.action is Action.WITHOUT_ID:
             problem = "its item cannot be updated: the vendor did not return the id"
-        elif parent is None and not self._is_plan:
+        elif parent is None and not self._options.dry_run:
             self._state.failed += 1
             self._handed_out += 1
             problem = "its parent was not created"
@@ -474,7 +457,7 @@ class Sync:
     async def plan(self) -> Plan:
         """Return what `work` would do, without changing anything at the vendor."""
         invalid = InvalidRows()
-        self._is_plan, self._write_failure = True, invalid.add
+        self._write_failure = invalid.add
         await self._examine(invalid.add)
         if self._options.adopt:
             await self._adopt()
@@ -499,7 +482,6 @@ class Sync:
         wrong += await self._build(builder, changes)
         sent = counts.total()
         deletions = min(state.planned[2], (limit or sys.maxsize) - sent)
-        requests, seconds = builder.calls(unbuilt + deletions + self._counter.requests)
         return Plan(
             rows=len(self._rows),
             valid=sent - wrong,
@@ -510,12 +492,8 @@ class Sync:
             delete=deletions,
             unchanged=state.unchanged,
             missing=state.missing,
-            requests=requests,
-            seconds=seconds,
-            preview=builder.preview,
-            failures=tuple(invalid.failures),
-            reasons=invalid.reasons,
-            warnings=builder.warnings(),
+            **builder.facts(unbuilt + deletions + self._counter.requests),
+            **invalid.facts(),
         )
 
     async def _planned_changes(self) -> AsyncGenerator[Change]:
@@ -540,19 +518,19 @@ class Sync:
 
     # --- Report -----------------------------------------------------------------------------
 
-    def report(self) -> SyncReport:
+    def _report(self) -> SyncReport:
         """Return the result of the run so far."""
-        state, counter = self._state, self._counter
-        state.requests, state.rejected = counter.requests, counter.rejected
-        state.seconds, state.quota_use = counter.seconds, counter.quota_use
+        state = self._state
+        for name, value in self._counter.totals().items():
+            setattr(state, name, value)
         state.remaining = max(0, (self._planned or 0) - self._handed_out)
         state.warnings = tuple(self._log.warnings)
         return state.report(self._memory.failures)
 
-    def progress(self) -> Progress:
+    def _progress(self) -> Progress:
         """Return the progress of the run in changes: a row that needs no request is none."""
         state = self._state
-        return self.estimator.progress(
+        return self._estimator.progress(
             done=state.created + state.updated + state.deleted,
             failed=state.failed,
             unknown=state.unknown,

@@ -107,7 +107,7 @@ class Target:
         )
         many = getattr(subject, "upsert_many", None)
         endpoint = endpoint_of(many) if many is not None else None
-        self.batch = endpoint.max_batch_size if endpoint else int(getattr(subject, "batch_size", 0))
+        self.batch = endpoint.max_batch_size if endpoint else 0
         self.parent_field: str | None = getattr(subject, "parent_field", None)
 
     def has(self, method: str) -> bool:

@@ -15,11 +15,11 @@ from typing import Any, cast
 import msgspec
 
 from asyncclients import backfill
-from asyncclients.arguments import did_you_mean
+from asyncclients.arguments import close_coroutine, did_you_mean
 from asyncclients.backfill import Plan, Progress, Renaming, Report, SyncReport
-from asyncclients.backfill.arguments import check_since, close_coroutine
 from asyncclients.backfill.files.sink import FileSink, open_sink
 from asyncclients.backfill.files.source import open_source
+from asyncclients.backfill.prefetch import check_since
 from asyncclients.backfill.rows import RowConverter, row_type_of
 from asyncclients.backfill.state.journal import check_file
 from asyncclients.backfill.sync_input import SyncInput

@@ -381,7 +381,7 @@ async def test_pull_step_that_fails_leaves_no_page_under_way() -> None:
     async def fetch(number: int) -> Page[int]:
         if number == 3:
             raise ValueError("no")
-        if number > 1:
+        if number == 4:
             try:
                 await asyncio.Event().wait()
             finally:
@@ -392,10 +392,9 @@ async def test_pull_step_that_fails_leaves_no_page_under_way() -> None:
         async def put(self, page: Page[Any]) -> None:
             pass
 
-    reached = await pull_step(Paginator(fetch), Shelf(), after=None, flow="job")
     with pytest.raises(ValueError, match="no"):
-        await pull_step(Paginator(fetch), Shelf(), after=reached, flow="job")
-    assert sorted(cancelled) == [2, 4]
+        await pull_step(Paginator(fetch), Shelf(), after=None, flow="job")
+    assert cancelled == [4]
 
 
 async def test_pull_step_stores_each_page_as_soon_as_those_before_it_are_stored() -> None:
@@ -415,8 +414,7 @@ async def test_pull_step_stores_each_page_as_soon_as_those_before_it_are_stored(
                 has_three.set()
 
     arrivals[1].set()
-    reached = await pull_step(Paginator(fetch), Shelf(), after=None, flow="job")
-    step = asyncio.create_task(pull_step(Paginator(fetch), Shelf(), after=reached, flow="job"))
+    step = asyncio.create_task(pull_step(Paginator(fetch), Shelf(), after=None, flow="job"))
     arrivals[3].set()
     arrivals[2].set()
     await has_three.wait()

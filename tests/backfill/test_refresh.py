@@ -478,11 +478,11 @@ async def test_refresh_since_reads_on_after_interruption(job: Job) -> None:
     [
         ({"since": "at"}, "since is only for a refresh"),
         ({"changes": "c.jsonl"}, "changes is only for a refresh"),
-        ({"refresh": True, "since": ""}, "must be the name of a field"),
+        ({"refresh": True, "since": ""}, "since must be text"),
         ({"refresh": True, "since": "name"}, "cannot be sorted by name"),
         ({"refresh": True, "lag": -1.0}, "lag must be"),
-        ({"refresh": True, "lag": inf}, "lag must be finite"),
-        ({"refresh": 1}, "refresh must be True"),
+        ({"refresh": True, "lag": inf}, "lag must be a finite number"),
+        ({"refresh": 1}, "refresh cannot be 1"),
         ({"refresh": True, "changes": "no/such/folder"}, "in one that does not exist"),
     ],
 )

@@ -140,7 +140,7 @@ async def test_steps_of_one_job_have_one_share(tmp_path: Path) -> None:
             )
         assert sandbox.rejected("intouch") == 0
         assert cursor is not None
-        assert cursor.page == 21
+        assert cursor.page == 30
 
 
 async def test_share_of_the_client_and_of_the_job_the_lower_applies(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ async def test_backfill_refuses_a_share_out_of_range(tmp_path: Path, share: Any)
             lambda: pull_step(tags(), Pages(), after=None, flow="job", share=share),
         ]
         for run in runs:
-            with pytest.raises(ConfigurationError, match="share must be a number above 0"):
+            with pytest.raises(ConfigurationError, match="share cannot be"):
                 await run()
         assert sandbox.requests("intouch") == ()
         assert not [*tmp_path.iterdir()]

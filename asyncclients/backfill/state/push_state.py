@@ -27,7 +27,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -71,52 +71,29 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     complete: bool = False
 
 
-class InputLog:
-    """The rows of a push that earlier runs have read and settled.
+class JournalRowLog:
+    """The `RowLog` of a push, kept in the journal.
 
     Attributes:
-        state: has the number of rows that were read, and their digest.
+        state: saved with the next commit; its lists are filled in when the commit starts.
         settled: numbers of the rows that are not delivered again.
         recovered: failed rows that the last commit did not count; they may come after those read.
         is_verified: the rows that were read are known to be unchanged.
         retried: failed rows that are delivered again, some of them edited.
     """
 
-    def __init__(self, state: PushState) -> None:
-        self.state = state
+    def __init__(self, journal: Journal, state: PushState) -> None:
+        self._journal, self.state = journal, state
         self.settled = IntervalSet(state.settled)
         self.recovered: set[int] = set()
         self.is_verified = False
         self.retried = FailedRows()
-
-    def on_reread(self, row: Row) -> Row:
-        """Return *row*, which an earlier run has read, or the edited one."""
-        return self.retried.current(row)
-
-    def set_read(self, read: int, digest: str) -> None:
-        """Note that *read* rows with *digest* were read, some of them for the first time."""
-        state = self.state
-        state.read, state.digest, state.complete = read, digest, False
-        if state.total is not None:  # rows may have been added since they were counted
-            state.total = max(state.total, read)
-
-
-class JournalRowLog(InputLog):
-    """The `RowLog` of a push, kept in the journal.
-
-    Attributes:
-        state: saved with the next commit; its lists are filled in when the commit starts.
-    """
-
-    def __init__(self, journal: Journal, state: PushState) -> None:
-        super().__init__(state)
-        self._journal = journal
         self.unknowns = Unknowns(journal)
         self._sent: dict[int, int] = {}
         self._failures = DeadLetterFile(journal.path)
 
     @classmethod
-    async def load(cls, journal: Journal) -> JournalRowLog:
+    async def load(cls, journal: Journal) -> Self:
         """Return the row log stored in *journal*; an empty one for a new job."""
         found = await journal.state(PushState)
         state = found or PushState()
@@ -190,9 +167,17 @@ class JournalRowLog(InputLog):
     # --- Outcomes -----------------------------------------------------------------------
 
     def on_reread(self, row: Row) -> Row:
-        """Return *row* as above, and store it if it is unknown."""
-        self.unknowns.add_content(row := super().on_reread(row))
+        """Return *row*, which an earlier run has read, or the edited one; store it if unknown."""
+        row = self.retried.current(row)
+        self.unknowns.add_content(row)
         return row
+
+    def set_read(self, read: int, digest: str) -> None:
+        """Note that *read* rows with *digest* were read, some of them for the first time."""
+        state = self.state
+        state.read, state.digest, state.complete = read, digest, False
+        if state.total is not None:  # rows may have been added since they were counted
+            state.total = max(state.total, read)
 
     def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
         """Record that *rows* are about to be sent; done when that is on disk."""
@@ -369,7 +354,7 @@ class PendingRows:
     are not settled come first.
     """
 
-    def __init__(self, source: Source, log: InputLog) -> None:
+    def __init__(self, source: Source, log: JournalRowLog) -> None:
         self._source, self._log = source, log
         self._ready: deque[Row] = deque()
         self._unsettled: list[Row] = []  # rows of earlier runs, until the digest is compared

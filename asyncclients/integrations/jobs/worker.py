@@ -101,7 +101,7 @@ class Worker:
             to = replace(to, share=share)
         await self._check_failures(job, to.max_failed)
         log, flow = DbRowLog(self._database, job), flow_of(record.kind, job)
-        self.batch_sizes[job] = max(1, to.delivery_options(flow).batch)
+        self.batch_sizes[job] = max(1, to.batch_size)
         breaker, counter = CircuitBreaker(to.max_outage), self.counter(job)
         step = push_step(
             rows, to, log, flow=flow, coerce=record.coerce, counter=counter, breaker=breaker
