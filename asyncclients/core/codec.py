@@ -351,8 +351,8 @@ _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?",
 _LARGEST_EXACT = 2.0**53
 """Whole floats from here on may have lost digits, and an id must not."""
 
-Fit = Callable[[Any], Any]
-"""Converts a value."""
+Fits = Mapping[type, Callable[[Any], Any]]
+"""What converts a value, by the class that it was decoded as; nothing for a class that fits."""
 
 _OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
 _NO_TEXT = (
@@ -383,48 +383,53 @@ def coerce(value: Any, cls: Any) -> Any:
 
     A value that fits none of these is returned unchanged, for msgspec to reject.
     """
-    fit = _fit_of_type(cls)
-    return value if fit is None or value is None else fit(value)
+    fit = None if value is None else _fits_of_type(cls).get(value.__class__)
+    return value if fit is None else fit(value)
 
 
 @lru_cache(maxsize=512)
-def _fit_of_type(cls: Any) -> Fit | None:
-    return _fit_of(inspect.type_info(cls))
+def _fits_of_type(cls: Any) -> Fits:
+    return _fits_of(inspect.type_info(cls))
 
 
-def _fit_of(kind: inspect.Type) -> Fit | None:
-    """Return the converter for values of *kind*; None if there is none."""
+def _fits_of(kind: inspect.Type) -> Fits:
     if isinstance(kind, inspect.Metadata):
-        return _fit_of(kind.type)
+        return _fits_of(kind.type)
     if isinstance(kind, inspect.UnionType):
-        return _fit_of_union(kind.types)
+        return _fits_of_union(kind.types)
     if isinstance(kind, inspect.IntType):
-        return _integer
+        return {str: _integer, float: _integer}
     if isinstance(kind, inspect.FloatType):
-        return _float
+        return {str: _float}
     if isinstance(kind, inspect.BoolType):
-        return _boolean
+        return {int: _boolean}
     if isinstance(kind, inspect.CollectionType):
-        return partial(_array, _fit_of(kind.item_type))
+        inner = _fits_of(kind.item_type)
+        fits: Fits = {NoneType: _no_items, dict: partial(_values, inner)}
+        return {**fits, list: partial(_items, inner)} if inner else fits
     if isinstance(kind, inspect.DictType):
-        return partial(_mapping, _fit_of(kind.value_type))
-    # By class and when it is needed: a type may contain itself.
-    return partial(_object, kind.cls) if isinstance(kind, _OBJECTS) else None
+        inner = _fits_of(kind.value_type)
+        fits = {list: _empty_object}
+        return {**fits, dict: partial(_fields, inner)} if inner else fits
+    if isinstance(kind, _OBJECTS):
+        # By class and when it is needed: a type may contain itself.
+        return {list: _empty_object, dict: partial(_object, kind.cls)}
+    return {}
 
 
 @lru_cache(maxsize=512)
-def _fits_of_fields(cls: Any) -> Mapping[str, Fit]:
+def _fits_of_fields(cls: Any) -> Mapping[str, Fits]:
     kind = inspect.type_info(cls)
     assert isinstance(kind, _OBJECTS)
-    fits = {field.encode_name: _fit_of(field.type) for field in kind.fields}
-    return {name: fit for name, fit in fits.items() if fit is not None}
+    fits = {field.encode_name: _fits_of(field.type) for field in kind.fields}
+    return {name: each for name, each in fits.items() if each}
 
 
-def _fit_of_union(kinds: Sequence[inspect.Type]) -> Fit | None:
+def _fits_of_union(kinds: Sequence[inspect.Type]) -> Fits:
     def members(*types: Any) -> list[inspect.Type]:
         return [kind for kind in kinds if isinstance(kind, types)]
 
-    fits: dict[type, Fit] = {}
+    fits: dict[type, Callable[[Any], Any]] = {}
     integers, floats = members(inspect.IntType), members(inspect.FloatType)
     if all(isinstance(kind, _NO_TEXT) for kind in kinds) and (integers or floats):
         fits[str] = _number if integers and floats else (_integer if integers else _float)
@@ -434,66 +439,59 @@ def _fit_of_union(kinds: Sequence[inspect.Type]) -> Fit | None:
         fits[int] = _boolean
     arrays, objects = members(inspect.CollectionType), members(inspect.DictType, *_OBJECTS)
     for given, wanted in ((list, arrays or objects), (dict, objects or arrays)):
-        fit = _fit_of(wanted[0]) if len(wanted) == 1 else None  # several have tags
+        fit = _fits_of(wanted[0]).get(given) if len(wanted) == 1 else None  # several have tags
         if fit is not None:
             fits[given] = fit
-    return partial(_member, fits) if fits else None
+    return fits
 
 
-def _member(fits: Mapping[type, Fit], value: Any) -> Any:
-    fit = fits.get(value.__class__)
-    return value if fit is None else fit(value)
-
-
-def _integer(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_EXACT:
-        return int(value)
-    whole = _INTEGER.fullmatch(value) if isinstance(value, str) else None
+def _integer(value: float | str) -> Any:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < _LARGEST_EXACT else value
+    whole = _INTEGER.fullmatch(value)
     return int(whole[1]) if whole else value
 
 
-def _float(value: Any) -> Any:
-    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+def _float(value: str) -> Any:
+    return float(value) if _NUMBER.fullmatch(value) else value
 
 
-def _number(value: Any) -> Any:
-    return _float(_integer(value))
+def _number(value: str) -> Any:
+    whole = _integer(value)
+    return _float(value) if whole is value else whole
 
 
-def _boolean(value: Any) -> Any:
-    return bool(value) if type(value) is int and value in (0, 1) else value
+def _boolean(value: int) -> Any:
+    return bool(value) if value in (0, 1) else value
 
 
-def _array(fit: Fit | None, value: Any) -> Any:
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        if not all(key.isascii() and key.isdigit() for key in fields):
-            return fields
-        value = [*fields.values()]
-    if fit is None or not isinstance(value, list):
-        return value
-    return [*map(fit, cast("Sequence[Any]", value))]
+def _no_items(_: None) -> list[Any]:
+    return []
 
 
-def _mapping(fit: Fit | None, value: Any) -> Any:
-    if value == []:
-        return {}
-    if fit is None or not isinstance(value, dict):
-        return value
-    fields = cast("dict[str, Any]", value)
-    return dict(zip(fields, map(fit, fields.values()), strict=True))
+def _values(inner: Fits, fields: dict[str, Any]) -> Any:
+    if all(key.isascii() and key.isdigit() for key in fields):
+        return _items(inner, fields.values())
+    return fields
 
 
-def _object(cls: Any, value: Any) -> Any:
-    if value == []:
-        return {}
-    if not isinstance(value, dict):
-        return value
-    fields = cast("dict[str, Any]", value)
+def _items(inner: Fits, values: Iterable[Any]) -> list[Any]:
+    return [
+        value if (fit := inner.get(value.__class__)) is None else fit(value) for value in values
+    ]
+
+
+def _empty_object(value: list[Any]) -> Any:
+    return value or {}
+
+
+def _fields(inner: Fits, fields: dict[str, Any]) -> dict[str, Any]:
+    return dict(zip(fields, _items(inner, fields.values()), strict=True))
+
+
+def _object(cls: Any, fields: dict[str, Any]) -> dict[str, Any]:
     fitted = {**fields}
-    for name, fit in _fits_of_fields(cls).items():
-        if name in fields:
+    for name, fits in _fits_of_fields(cls).items():
+        if name in fields and (fit := fits.get(fields[name].__class__)) is not None:
             fitted[name] = fit(fields[name])
     return fitted
