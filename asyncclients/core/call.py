@@ -268,7 +268,6 @@ class Call(Generic[T]):
         "_attempt",
         "_config",
         "_context",
-        "_kind",
         "_permit_request",
         "_prepared",
         "_request",
@@ -290,7 +289,6 @@ class Call(Generic[T]):
         default = config.default_request if context is None else None
         self._permit_request = default or config.permit_request(context)
         self._state = RetryState()
-        self._kind = ResponseKind.FAILURE
         self.token: CallToken | None = None
         self.events: CallEvents | None = None
         if config.pool.listeners or captures():
@@ -354,12 +352,16 @@ class Call(Generic[T]):
             status, expects = outcome.status, self._request.endpoint.expects
             if status == expects or (expects is None and 200 <= status < 300):
                 return Decision.DONE
-            self._kind = config.vendor.classify(outcome)
-            if self._kind is ResponseKind.RATE_LIMITED:
+            if self._kind_of(outcome) is ResponseKind.RATE_LIMITED:
                 self._on_rate_limited(outcome)
             elif status in UNAVAILABLE and retry_after(outcome) is not None:
                 self._scope.events.on_pause(self._scope.scheduler, unavailable=True)
-        return decide_failure(self._request, outcome, self._kind, self._state, config.policy)
+        kind = self._kind_of(outcome)
+        return decide_failure(self._request, outcome, kind, self._state, config.policy)
+
+    def _kind_of(self, outcome: Outcome) -> ResponseKind:
+        is_response = isinstance(outcome, Response)
+        return self._config.vendor.classify(outcome) if is_response else ResponseKind.FAILURE
 
     def _on_rate_limited(self, outcome: Response) -> None:
         permit = self._attempt.permit
@@ -440,7 +442,7 @@ class Call(Generic[T]):
         secrets, vendor = self._secrets(), self._config.vendor
         if decision is Decision.OUTCOME_UNKNOWN:
             return unknown_outcome(outcome, vendor, secrets)
-        return error_from(outcome, self._kind, vendor, secrets)
+        return error_from(outcome, self._kind_of(outcome), vendor, secrets)
 
     def error_fields(self) -> dict[str, Any]:
         """Return the fields that every error of this call has."""
