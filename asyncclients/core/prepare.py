@@ -24,12 +24,15 @@ T = TypeVar("T")
 
 JSON = "application/json"
 GET_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON}))
-"""The headers of a request without a body and headers of its own."""
+"""The headers of a GET or DELETE without a body and headers of its own."""
+_BARE_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON}))
+"""Those of another method. Without a content type, aiohttp must be told to add none."""
 _JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}))
 _FORM_HEADERS = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})
 )
 
+_BODYLESS = ("GET", "DELETE")
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*\Z").match
 _quoted_name = lru_cache(maxsize=1024)(quote_plus)
 
@@ -37,18 +40,12 @@ Body = bytes | AsyncIterable[bytes] | None
 
 
 class PreparedRequest(msgspec.Struct, frozen=True, gc=False):
-    """An encoded request without its credential.
-
-    Attributes:
-        has_content_type: whether the headers have a content type, or the method no body;
-            aiohttp must not add one otherwise.
-    """
+    """An encoded request without its credential."""
 
     method: str
     url: URL
     headers: Mapping[str, str]
     body: Body = None
-    has_content_type: bool = False
 
     def __repr__(self) -> str:
         return f"<PreparedRequest {self.method} {self.url.origin()}>"
@@ -68,8 +65,8 @@ def prepare(
     """
     method, body = request.endpoint.method, None
     query = encode_query(request.params) if request.params else ""
-    url = _url(base_url + request.path.lstrip("/"), query)
-    fields: Mapping[str, str] = GET_HEADERS
+    url = _url(base_url, request.path, query)
+    fields: Mapping[str, str] = GET_HEADERS if method in _BODYLESS else _BARE_HEADERS
     if (given := request.body) is not None:
         given = given.to_wire() if hasattr(given, "to_wire") else given
         if request.endpoint.encoding == "json":
@@ -82,16 +79,15 @@ def prepare(
             if extra:
                 check_headers(extra)
                 fields.update(extra)
-    has_content_type = body is not None or method in ("GET", "DELETE")
-    return PreparedRequest(method, url, fields, body, has_content_type)
+    return PreparedRequest(method, url, fields, body)
 
 
 @lru_cache(maxsize=128)  # all creates of a push have the same URL
-def _url(location: str, query: str = "") -> URL:
+def _url(base_url: str, path: str, query: str = "") -> URL:
     """Return the URL. Pages differ in their queries only: the rest is parsed once."""
     if not query:
-        return URL(location, encoded=True)
-    url = _url(location)
+        return URL(base_url + path.lstrip("/"), encoded=True)
+    url = _url(base_url, path)
     return URL.build(
         scheme=url.scheme,
         authority=url.raw_authority,
