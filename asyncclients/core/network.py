@@ -10,14 +10,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Mapping
 from types import NoneType
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from asyncclients.arguments import check_type
+from asyncclients.arguments import check_type, wrong_argument
 from asyncclients.base_url import url_problem
 from asyncclients.core.auth import Login, basic
 from asyncclients.core.endpoint import NoResponse
@@ -70,17 +70,15 @@ def network_arguments(context: ssl.SSLContext | None, proxy: Secret | None) -> M
 
 def _read_proxy(proxy: Secret) -> tuple[URL, Login | None]:
     """Return the URL of *proxy* without user info, and its login."""
-    check_type("proxy", proxy.reveal(), str, _FORM)
+    if not isinstance(cast("object", proxy.reveal()), str):
+        raise wrong_argument("proxy", "str", proxy.reveal(), _FORM)
     if problem := _problem_of(proxy):
         raise ConfigurationError(f"proxy {problem}", advice=f"Write it as in {_FORM}")
-    parts = urlsplit(proxy.reveal())
-    login = None
-    if parts.username is not None:
-        user, password = Secret(unquote(parts.username)), Secret(unquote(parts.password or ""))
-        login = basic(user, password)
-    default = 443 if parts.scheme == "https" else 80
-    url = URL.build(scheme=parts.scheme, host=parts.hostname or "", port=parts.port or default)
-    return url, login
+    # No part of it may become a local variable: a traceback would show it.
+    user = Secret(URL(proxy.reveal()).user or "")
+    password = Secret(URL(proxy.reveal()).password or "")
+    has_login = bool(user.reveal() or password.reveal())
+    return URL(proxy.reveal()).origin(), basic(user, password) if has_login else None
 
 
 def _problem_of(proxy: Secret) -> str | None:

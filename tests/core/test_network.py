@@ -313,7 +313,8 @@ WRONG: list[dict[str, Any]] = [
     {"proxy": "http://"},
     {"proxy": "http://proxy.example.com/path"},
     {"proxy": "http://proxy.example.com:port"},
-    {"proxy": "http://a%3Ab:c@proxy.example.com"},
+    {"proxy": f"http://a%3Ab:{CANARY}@proxy.example.com"},
+    {"proxy": f"http://user:{CANARY}@proxy.example.com".encode()},
     {"proxy": 3128},
 ]
 
