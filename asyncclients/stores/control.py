@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from asyncclients.arguments import check_seconds, check_type, shown
+from asyncclients.arguments import check_seconds, check_type, kind_of, shown
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.control import Control, OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota, check_quotas
@@ -124,8 +124,9 @@ class LimitsControl:
 
     def __init__(self, store: Any, *, by: str | None = None) -> None:
         if not callable(getattr(store, "backend", None)) or isinstance(store, type):
+            kind, store = kind_of(store), None  # a URL may hold a password
             raise ConfigurationError(
-                f"the store of LimitsControl cannot be used: it is {shown(store)}",
+                f"the store of LimitsControl cannot be {kind}",
                 advice="Write it as in LimitsControl(FileLimits('limits.db'))",
             )
         by = _user() if by is None else by

@@ -173,4 +173,4 @@ class FileTokens:
             )
 
     def __repr__(self) -> str:
-        return f"<FileTokens {self._path}>"
+        return f"<FileTokens {vars(self).get('_path', 'at an unusable path')}>"

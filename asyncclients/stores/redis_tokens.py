@@ -101,13 +101,15 @@ class RedisTokens:
             or a command. Once the store has worked, neither makes a call fail.
     """
 
+    _store = "at an unusable address"
+
     def __init__(
         self, url: str | Secret, *, cluster: bool = False, prefix: str = "asyncclients"
     ) -> None:
         url = Secret(url)
         check_type("cluster", cluster, bool, "cluster=True")
         check_type("prefix", prefix, str, "prefix='asyncclients'")
-        self._store, self._prefix = "at an unusable address", prefix
+        self._prefix = prefix
         self._address = parse_address(url, cluster=cluster)
         self._store = str(self._address)
         self._fences: dict[str, str] = {}

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -26,6 +27,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.core.client import VendorClient
+from asyncclients.stores import FileTokens, LimitsControl, RedisLimits, RedisTokens
 from tests.support.byte_server import Connection, RawRequest, Script, byte_server, hangs_up, http
 from tests.support.leaks import CANARY, leaks
 
@@ -158,3 +160,22 @@ def test_client_cannot_be_pickled(client: type[VendorClient]) -> None:
     made: Any = client
     with pytest.raises(TypeError, match="cannot be pickled"):
         made(SessionPool(), **CREDENTIALS[client]).__reduce__()
+
+
+STORE = f"redis://user:{quote(CANARY, safe='')}@127.0.0.1:6379"
+WRONG_STORES: dict[str, Callable[[], object]] = {
+    "a URL in place of a store": lambda: LimitsControl(STORE),
+    "another scheme": lambda: RedisLimits(STORE.replace("redis", "http")),
+    "a query": lambda: RedisTokens(f"{STORE}?a=1"),
+    "prefix": lambda: RedisTokens(STORE, prefix=1),  # type: ignore[arg-type]
+    "when_down": lambda: RedisLimits(STORE, when_down="never"),  # type: ignore[arg-type]
+    "path": lambda: FileTokens(1),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG_STORES)
+def test_error_of_a_store_shows_no_password(mistake: str) -> None:
+    """A store whose constructor fails is shown without the password of its URL."""
+    with pytest.raises(ConfigurationError) as raised:
+        WRONG_STORES[mistake]()
+    assert leaks(raised.value, CANARY, quote(CANARY, safe="")) == []
