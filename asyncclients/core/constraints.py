@@ -69,11 +69,7 @@ class Constraint(msgspec.Struct, frozen=True):
 class AnyOf(msgspec.Struct, frozen=True):
     """A rule of a vendor's manual: one of *fields* is required.
 
-    A struct has its rules in the class attribute `constraints`.
-
-    Attributes:
-        fields: the names of the fields.
-        quote: the words of the manual.
+    *quote* is the words of the manual. A struct has its rules in the class attribute `constraints`.
     """
 
     fields: tuple[str, ...]
@@ -98,10 +94,10 @@ class Problem(NamedTuple):
 
     Attributes:
         field: struct and field, as in `NewContact.email`.
-        value: the value; NODEFAULT if one of several fields is missing.
+        value: NODEFAULT if one of several fields is missing.
         rule: what it must be, or the names of the missing fields.
         quote: the words of the manual; empty if the type is wrong.
-        hint: the value that was probably meant, in words; empty if there is none.
+        hint: the value that was probably meant, in words.
     """
 
     field: str

@@ -10,9 +10,9 @@ from inspect import iscoroutinefunction
 from pathlib import PurePath
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import msgspec
+from yarl import URL
 
 from asyncclients.arguments import check_count, check_seconds, check_type, kind_of
 from asyncclients.core.auth import Login
@@ -415,9 +415,7 @@ def check_parts(
 
 def scope_key(base_url: str, login: Login | Secret | None) -> str:
     """Return a one-way name of origin and *login* or key, the same in every process."""
-    parts = urlsplit(base_url)
-    port = parts.port or {"https": 443}.get(parts.scheme, 80)
-    origin = f"{parts.scheme}://{parts.hostname}:{port}"
+    origin = str(URL(base_url).origin())
     if login is None:
         return Secret(origin).fingerprint()
     return (login if isinstance(login, Secret) else login.value).fingerprint(origin)

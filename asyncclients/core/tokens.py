@@ -67,19 +67,15 @@ class TokenStore(Protocol):
 
         May wait, for a bounded time, while another process requests one.
         """
-        ...
 
     async def save(self, key: str, token: Token, now: float) -> None:
         """Keep *token* under *key* until it expires."""
-        ...
 
     async def drop(self, key: str, token: Token) -> None:
         """Delete *token* if it is the one kept under *key*."""
-        ...
 
     async def release(self, key: str) -> None:
         """Let other processes request a token: this one failed after `load` returned None."""
-        ...
 
 
 class TokenCache:
