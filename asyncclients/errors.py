@@ -239,6 +239,9 @@ class TokenEndpointError(TokenError):
 class StatusError(AsyncClientsError):
     """The response has an error status."""
 
+    retry_after: float | None = None
+    """Seconds to wait, as the vendor asks; None if it does not."""
+
 
 class BadRequestError(StatusError):
     """400: the vendor could not read the request."""
@@ -270,15 +273,9 @@ class UnprocessableEntityError(StatusError):
 class RateLimitedError(StatusError):
     """429, or the vendor's equivalent of it."""
 
-    retry_after: float | None = None
-    """Seconds to wait, as the vendor asks; None if it does not."""
-
 
 class ServerError(StatusError):
     """5xx: the vendor failed."""
-
-    retry_after: float | None = None
-    """Seconds to wait, as the vendor asks; None if it does not."""
 
 
 # --- Backfills --------------------------------------------------------------------

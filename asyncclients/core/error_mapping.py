@@ -77,11 +77,8 @@ def error_from(
         return UnexpectedRedirectError(message, location=location, **facts)
     if kind is not ResponseKind.FAILURE:
         return _rate_limited_error(outcome, kind, facts)
-    error = (ServerError if status >= 500 else _BY_STATUS.get(status, StatusError))(
-        f"answered {status}", **facts
-    )
-    if isinstance(error, ServerError):
-        error.retry_after = retry_after(outcome)
+    cls = ServerError if status >= 500 else _BY_STATUS.get(status, StatusError)
+    error = cls(f"answered {status}", retry_after=retry_after(outcome), **facts)
     if isinstance(error, UnprocessableEntityError):
         clean = redact(outcome.body.decode("utf-8", "replace"), secrets).encode()
         error.errors = field_errors(clean)

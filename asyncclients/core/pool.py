@@ -376,9 +376,7 @@ class SessionPool(ScopePool):
                 options=TOKEN_OPTIONS,
             ).send
 
-        source = TokenSource(
-            send_as, login, login.token_path, vendor=vendor.name, listeners=self._listeners
-        )
+        source = TokenSource(send_as, login, vendor.name, self._listeners)
         key = f"{vendor.name}:{scope_key(base_url, login)}"
         return TokenCache(key, source.fetch, self._tokens)
 

@@ -217,8 +217,7 @@ class TokenSource:
     Args:
         send_as: returns what sends as a login, with `TOKEN_RETRY`, `TOKEN_TIMEOUT` and
             `TOKEN_OPTIONS`.
-        login: the credential.
-        path: of the token endpoint.
+        login: the credential; has the path of the token endpoint.
         vendor: name of the vendor.
         listeners: are sent a `TokenRefreshed` after each request.
     """
@@ -227,15 +226,18 @@ class TokenSource:
         self,
         send_as: Callable[[Login], Send],
         login: Login,
-        path: str,
-        *,
         vendor: str,
         listeners: Sequence[Callback[Any]],
     ) -> None:
         self._send_as, self._login = send_as, login
         self._vendor, self._listeners = vendor, listeners
         self._endpoint: Endpoint[Response] = Endpoint(
-            "oauth2.token", "POST", path, Response, idempotent=True, encoding="form"
+            "oauth2.token",
+            "POST",
+            login.token_path or "",
+            Response,
+            idempotent=True,
+            encoding="form",
         )
 
     async def fetch(self) -> Token:
