@@ -24,20 +24,15 @@ class ContactTarget:
         self.upsert_many = contacts.upsert_many
 
     async def create(self, row: NewContact) -> Contact:
-        """Create a contact."""
         return await self._contacts.upsert(row)
 
     async def update(self, item_id: str, row: NewContact) -> Contact:  # noqa: ARG002 - as SyncTarget
-        """Set the fields of *row*, which has the `unique_id`."""
         return await self._contacts.upsert(row)
 
     def item_id(self, item: Contact) -> str:
-        """Return the `unique_id`."""
         return item.unique_id or ""
 
-    def key(self, item: Contact) -> str:
-        """Return the `unique_id`."""
-        return item.unique_id or ""
+    key = item_id
 
 
 sync_target_of.register(Contacts, ContactTarget)

@@ -14,7 +14,7 @@ from asyncclients.vendors.emma.vendor import EMMA
 
 
 class TypeTarget:
-    """Touchpoint types, identified by their `type_name`."""
+    """Touchpoint types, identified by their `type_name`; see `SyncTarget` for its methods."""
 
     row_type = NewType
     key_field = "type_name"
@@ -23,11 +23,9 @@ class TypeTarget:
         self._types = types
 
     async def create(self, row: NewType) -> TouchpointType:
-        """Create a type."""
         return await self._types.create(row.type_name, row.display_name)
 
     async def update(self, item_id: str, row: NewType) -> TouchpointType:
-        """Set both names."""
         return await self._types.update(int(item_id), row.type_name, row.display_name)
 
     async def delete(self, item_id: str) -> None:
@@ -43,18 +41,15 @@ class TypeTarget:
         return Paginator(fetch, vendor=EMMA.name, operation=LIST_TYPES.operation)
 
     async def find(self, key: str) -> TouchpointType | None:
-        """Return the type with the `type_name` *key*; None if there is none."""
         for found in await self._types.list():
             if found.type_name == key:
                 return found
         return None
 
     def item_id(self, item: TouchpointType) -> str:
-        """Return the id of the type."""
         return str(item.touchpoint_type_id)
 
     def key(self, item: TouchpointType) -> str:
-        """Return the `type_name`."""
         return item.type_name
 
 

@@ -7,7 +7,9 @@ client codes unique.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar
+
+import msgspec
 
 from asyncclients.core.codec import from_plain, to_plain
 from asyncclients.core.vendor import sync_target_of
@@ -21,99 +23,68 @@ from asyncclients.vendors.intouch.models import (
     NewContact,
     NewHierarchy,
     NewTag,
-    Tag,
 )
 
-T = TypeVar("T", Contact, Hierarchy, Tag)
 
+class ItemTarget:
+    """The items of *resource*, identified by `key_field`; see `SyncTarget` for its methods."""
 
-class ItemTarget(Generic[T]):
-    """The operations that the targets of all resources share."""
+    row_type: ClassVar[type[msgspec.Struct]]
+    update_type: ClassVar[type[msgspec.Struct]]
+    key_field: ClassVar[str]
 
-    resource: Any
+    def __init__(self, resource: Any) -> None:
+        self.resource = resource
+
+    async def create(self, row: Any) -> Any:
+        return await self.resource.create(row)
+
+    async def update(self, item_id: str, row: Any) -> Any:
+        fields = from_plain(to_plain(row), self.update_type)
+        return await self.resource.update(item_id, fields)
 
     async def delete(self, item_id: str) -> None:
-        """Delete an item."""
         await self.resource.delete(item_id)
 
-    def list(self) -> Paginator[T]:
+    def list(self) -> Paginator[Any]:
         """Return all items, oldest first."""
-        found: Paginator[T] = self.resource.list(sort_by="created_at")
+        found: Paginator[Any] = self.resource.list(sort_by="created_at")
         return found
 
-    async def find(self, key: str) -> T | None:
-        """Return the item with *key*; None if there is none."""
-        found: Paginator[T] = self.resource.list(search=key)
-        async for item in found:
+    async def find(self, key: str) -> Any:
+        async for item in self.resource.list(search=key):
             if self.has_key(item, key):
                 return item
         return None
 
-    def has_key(self, item: T, key: str) -> bool:
-        """True if *key* is that of *item*."""
-        return self.key(item) == key
+    def has_key(self, item: Any, key: str) -> bool:
+        """Return True if *key* is that of *item*."""
+        return bool(getattr(item, self.key_field) == key)
 
-    def item_id(self, item: T) -> str:
-        """Return the uuid."""
-        return item.uuid
+    def item_id(self, item: Any) -> str:
+        return str(item.uuid)
 
-    def key(self, item: T) -> str:
-        """Return the field that identifies *item* in an input."""
-        raise NotImplementedError
+    def key(self, item: Any) -> str:
+        return str(getattr(item, self.key_field))
 
 
-class ContactTarget(ItemTarget[Contact]):
+class ContactTarget(ItemTarget):
     """Contacts, identified by their email, in whatever case."""
 
-    row_type = NewContact
-    key_field = "email"
-    resource: Contacts
-
-    def __init__(self, contacts: Contacts) -> None:
-        self.resource = contacts
-
-    async def create(self, row: NewContact) -> Contact:
-        """Create a contact."""
-        return await self.resource.create(row)
-
-    async def update(self, item_id: str, row: NewContact) -> Contact:
-        """Set the fields of *row*."""
-        return await self.resource.update(item_id, from_plain(to_plain(row), ContactUpdate))
+    row_type, update_type, key_field = NewContact, ContactUpdate, "email"
 
     def has_key(self, item: Contact, key: str) -> bool:
-        """True if *key* is the email of *item*."""
         return item.email.strip().casefold() == key.strip().casefold()
 
-    def key(self, item: Contact) -> str:
-        """Return the email."""
-        return item.email
 
-
-class HierarchyTarget(ItemTarget[Hierarchy]):
+class HierarchyTarget(ItemTarget):
     """Nodes, identified by their `client_code`.
 
     The `parent_uuid` of a row may be the `client_code` of another row or of a known node.
     """
 
-    row_type = NewHierarchy
-    key_field = "client_code"
+    row_type, update_type, key_field = NewHierarchy, HierarchyUpdate, "client_code"
     parent_field = "parent_uuid"
-    resource: Hierarchies
-
-    def __init__(self, hierarchies: Hierarchies) -> None:
-        self.resource = hierarchies
-
-    async def create(self, row: NewHierarchy) -> Hierarchy:
-        """Create a node."""
-        return await self.resource.create(row)
-
-    async def update(self, item_id: str, row: NewHierarchy) -> Hierarchy:
-        """Set the fields of *row*."""
-        return await self.resource.update(item_id, from_plain(to_plain(row), HierarchyUpdate))
-
-    def has_key(self, item: Hierarchy, key: str) -> bool:
-        """True if *key* is the `client_code` of *item*."""
-        return item.client_code == key
 
     def key(self, item: Hierarchy) -> str:
         """Return the `client_code`; empty for the root, which is no row of an input."""
@@ -124,27 +95,16 @@ class HierarchyTarget(ItemTarget[Hierarchy]):
         return item.parent_uuid
 
 
-class TagTarget(ItemTarget[Tag]):
+class TagTarget(ItemTarget):
     """Tags, identified by their name: a tag has no other field. Objects keep a deleted tag."""
 
-    row_type = NewTag
-    key_field = "name"
-    resource: Tags
+    row_type, key_field = NewTag, "name"
 
-    def __init__(self, tags: Tags) -> None:
-        self.resource = tags
-
-    async def create(self, row: NewTag) -> Tag:
-        """Create a tag."""
+    async def create(self, row: NewTag) -> Any:
         return await self.resource.create(row.name)
 
-    async def update(self, item_id: str, row: NewTag) -> Tag:
-        """Rename a tag."""
+    async def update(self, item_id: str, row: NewTag) -> Any:
         return await self.resource.update(item_id, row.name)
-
-    def key(self, item: Tag) -> str:
-        """Return the name."""
-        return item.name
 
 
 sync_target_of.register(Contacts, ContactTarget)

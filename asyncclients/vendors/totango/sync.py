@@ -23,10 +23,7 @@ from asyncclients.vendors.totango.models import Event, NewTouchpoint, Touchpoint
 class TouchpointIds(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """The ids of a touchpoint; an `item_id` is this as JSON.
 
-    Attributes:
-        note_id: its id.
-        account_id: the id of its account.
-        event_id: its event id; None if the response to the create did not have it.
+    `event_id` is None if the response to the create did not have it.
     """
 
     note_id: str
@@ -58,7 +55,6 @@ class TouchpointTarget:
         return None
 
     async def update(self, item_id: str, row: NewTouchpoint) -> None:
-        """Set the fields of *row*."""
         ids = _ids(item_id)
         event = {} if ids.event_id is None else {"event_id": ids.event_id}
         update = from_plain({**to_plain(row), **event}, TouchpointUpdate)
@@ -70,7 +66,6 @@ class TouchpointTarget:
         await self._touchpoints.delete(ids.note_id, ids.event_id, ids.account_id)
 
     def item_id(self, item: TouchpointIds | None) -> str:
-        """Return the ids as JSON."""
         return "" if item is None else encode(item).decode()
 
     def key(self, item: TouchpointIds | None) -> str:  # noqa: ARG002 - as SyncTarget
