@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from datetime import UTC
-from typing import TYPE_CHECKING, Literal, Protocol
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Mapping
 
 
 class ServerLimit(Protocol):
@@ -72,86 +69,37 @@ class SlidingLog:
         return max(0.0, self._log[surplus] + self.period - now) if surplus >= 0 else 0.0
 
 
-class _Counter:
-    """A counter of requests that is reset in each window."""
+class FixedWindow:
+    """At most `limit` in each window [phase + k·period, phase + (k+1)·period)."""
 
-    limit: float
-
-    def __init__(self) -> None:
+    def __init__(self, limit: float, period: float, *, phase: float = 0.0) -> None:
+        self.limit, self.period, self.phase = limit, period, phase
         self._window: object = None
         self._count = 0
 
-    def _window_of(self, now: float) -> object:
-        raise NotImplementedError
-
-    def _roll(self, now: float) -> None:
-        window = self._window_of(now)
-        if window != self._window:
-            self._window, self._count = window, 0
+    def window_of(self, now: float) -> object:
+        """Return what identifies the window of *now*; the counter is reset when it changes."""
+        return math.floor((now - self.phase) / self.period)
 
     def admit(self, now: float, cost: int = 1) -> bool:
-        self._roll(now)
-        if self._count + cost > self.limit:
+        if self.remaining(now) < cost:
             return False
         self._count += cost
         return True
 
     def remaining(self, now: float) -> int:
-        self._roll(now)
+        window = self.window_of(now)
+        if window != self._window:
+            self._window, self._count = window, 0
         return max(0, int(self.limit) - self._count)
-
-
-class FixedWindow(_Counter):
-    """At most `limit` in each window [phase + k·period, phase + (k+1)·period)."""
-
-    def __init__(self, limit: float, period: float, *, phase: float = 0.0) -> None:
-        super().__init__()
-        self.limit, self.period, self.phase = limit, period, phase
-
-    def _window_of(self, now: float) -> int:
-        return math.floor((now - self.phase) / self.period)
 
     def window_ends_after(self, now: float) -> float:
         """Return the seconds until the counter is reset, whether or not it is full."""
-        return self.phase + (self._window_of(now) + 1) * self.period - now
+        windows = math.floor((now - self.phase) / self.period)
+        return self.phase + (windows + 1) * self.period - now
 
     def reset_after(self, now: float) -> float:
         return 0.0 if self.remaining(now) else self.window_ends_after(now)
-
-
-class CalendarWindow(_Counter):
-    """At most `limit` in each hour, day or month of *timezone*.
-
-    *wall* returns the time of an instant. A window is what the clock shows, with the offset from
-    UTC for an hour, so an hour that is shown twice is two windows.
-    """
-
-    def __init__(
-        self,
-        limit: float,
-        unit: Literal["hour", "day", "month"],
-        timezone: str,
-        wall: Callable[[float], datetime],
-    ) -> None:
-        super().__init__()
-        self.limit = limit
-        self.period = {"hour": 3600.0, "day": 86_400.0, "month": 2_678_400.0}[unit]
-        self._fields = {"hour": 4, "day": 3, "month": 2}[unit]
-        self._zone = UTC if timezone == "UTC" else ZoneInfo(timezone)
-        self._wall = wall
-
-    def _window_of(self, now: float) -> tuple[object, ...]:
-        local = self._wall(now).astimezone(self._zone)
-        offset = local.utcoffset() if self._fields == 4 else None
-        return (*local.timetuple()[: self._fields], offset)
-
-    def reset_after(self, now: float) -> float:
-        if self.remaining(now):
-            return 0.0
-        seconds = 1.0
-        while self._window_of(now + seconds) == self._window:
-            seconds += min(60.0, 60.0 - (now + seconds) % 60.0)
-        return seconds
 
 
 class Rules:
@@ -165,36 +113,31 @@ class Rules:
         self, *rules: tuple[str, ServerLimit], costs: Mapping[str, int] | None = None
     ) -> None:
         self._rules, self._costs = rules, costs or {}
-        self.limit, self.period = rules[0][1].limit, rules[0][1].period
+        self.limit = min((limit.limit for _, limit in rules), default=math.inf)
+        self.period = max((limit.period for _, limit in rules), default=0.0)
 
-    def of(self, request: str) -> RequestLimit:
-        """Return the limits of *request*, a `METHOD /path`."""
-        cost = max((each for text, each in self._costs.items() if text in request), default=1)
-        return RequestLimit([limit for text, limit in self._rules if text in request], cost)
+    def of(self, request: str) -> Rules:
+        """Return the rules for *request*, a `METHOD /path`."""
+        rules = [rule for rule in self._rules if rule[0] in request]
+        return Rules(*rules, costs={"": self._cost(request)})
 
-
-class RequestLimit:
-    """All limits of one request, which costs *cost* units of each."""
-
-    def __init__(self, limits: Sequence[ServerLimit], cost: int) -> None:
-        self._limits, self._cost = limits, cost
-        self.limit = min((each.limit for each in limits), default=math.inf)
-        self.period = max((each.period for each in limits), default=0.0)
+    def _cost(self, request: str = "") -> int:
+        return max((cost for text, cost in self._costs.items() if text in request), default=1)
 
     def admit(self, now: float, cost: int = 1) -> bool:
-        cost *= self._cost
-        if any(each.remaining(now) < cost for each in self._limits):
+        cost *= self._cost()
+        if any(limit.remaining(now) < cost for _, limit in self._rules):
             return False
-        for each in self._limits:
-            each.admit(now, cost)
+        for _, limit in self._rules:
+            limit.admit(now, cost)
         return True
 
     def remaining(self, now: float) -> int:
-        least = min((each.remaining(now) for each in self._limits), default=self._cost)
-        return least // self._cost
+        least = min((limit.remaining(now) for _, limit in self._rules), default=self._cost())
+        return least // self._cost()
 
     def reset_after(self, now: float) -> float:
-        return max((each.reset_after(now) for each in self._limits), default=0.0)
+        return max((limit.reset_after(now) for _, limit in self._rules), default=0.0)
 
 
 class TokenBucket:

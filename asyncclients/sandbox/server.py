@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .limits import ServerLimit
     from .vendor import Vendor
 
-QuotaSpec: TypeAlias = "tuple[float, float] | Callable[[], ServerLimit | Rules]"
+QuotaSpec: TypeAlias = "tuple[float, float] | Callable[[], ServerLimit]"
 """(requests, seconds), or a function that creates the limit of a credential."""
 
 BODY_LIMIT = 64 * 1024
@@ -152,7 +152,7 @@ class VendorServer:
         self.faults = Faults()
         self.closing = asyncio.Event()
         self._quota = quota
-        self._limits: dict[str, ServerLimit | Rules] = {}
+        self._limits: dict[str, ServerLimit] = {}
         self._wall = wall
         self._latency = latency
 

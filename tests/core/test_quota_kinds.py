@@ -15,8 +15,9 @@ from asyncclients.core.endpoint import Endpoint
 from asyncclients.errors import ConfigurationError, DeadlineExceededError
 from asyncclients.ratelimit.timer import wall_clock
 from asyncclients.sandbox import Arrival, Sandbox
-from asyncclients.sandbox.limits import CalendarWindow, Rules, ServerLimit, SlidingLog
+from asyncclients.sandbox.limits import Rules, ServerLimit, SlidingLog
 from asyncclients.vendors.intouch.vendor import INTOUCH
+from tests.support.calendar_window import CalendarWindow
 
 pytestmark = pytest.mark.virtual_time
 BACKGROUND = Priority.BACKGROUND
@@ -28,7 +29,7 @@ def now() -> float:
 
 @asynccontextmanager
 async def intouch(
-    limit: Callable[[], ServerLimit | Rules], *quotas: Quota
+    limit: Callable[[], ServerLimit], *quotas: Quota
 ) -> AsyncGenerator[tuple[IntouchClient, Sandbox]]:
     """A client with *quotas* in exact mode, and a server that counts by *limit*."""
     async with (
@@ -49,7 +50,7 @@ def arrivals(sandbox: Sandbox, text: str = "") -> list[Arrival]:
 async def test_cost_of_a_request_is_spent_at_the_server() -> None:
     """Exports that cost five and ordinary calls use the quota fully, and none is rejected."""
 
-    def strict() -> Rules:
+    def strict() -> ServerLimit:
         return Rules(("", SlidingLog(20, 10.0)), costs={"/hierarchies": 5})
 
     async with intouch(strict, Quota(20, 10.0)) as (client, sandbox):
@@ -94,7 +95,7 @@ async def test_cost_above_the_quota_is_refused_before_anything_waits() -> None:
 async def test_quota_of_operations_limits_matching_calls_only() -> None:
     """Tags have 5 per 10 s, hierarchies the rest of 100 per 10 s; none is rejected, none waits."""
 
-    def strict() -> Rules:
+    def strict() -> ServerLimit:
         return Rules(("", SlidingLog(100, 10.0)), ("/tags", SlidingLog(5, 10.0)))
 
     quotas = Quota(100, 10.0), Quota(5, 10.0, operations=("tags.*",))
@@ -223,7 +224,7 @@ async def test_all_kinds_of_quotas_hold_together() -> None:
     """Costs, operations, a calendar cap and shares at once: no call is rejected, none is lost."""
     wall = wall_clock(asyncio.get_running_loop())
 
-    def strict() -> Rules:
+    def strict() -> ServerLimit:
         return Rules(
             ("", SlidingLog(20, 10.0)),
             ("/tags", SlidingLog(6, 10.0)),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.calendar import LONGEST
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.sandbox.limits import CalendarWindow
+from tests.support.calendar_window import CalendarWindow
 
 ZONES = (
     "UTC",

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncclients.sandbox.limits import (
-    CalendarWindow,
     FixedWindow,
     Rules,
     ServerLimit,
@@ -17,6 +16,7 @@ from asyncclients.sandbox.limits import (
     TokenBucket,
     TwoCounter,
 )
+from tests.support.calendar_window import CalendarWindow
 
 # Gaps in eighths of a second: sums and differences of them are exact.
 GAPS = st.lists(st.integers(0, 12).map(lambda eighths: eighths / 8), max_size=60)

@@ -15,8 +15,9 @@ import pytest
 from asyncclients import DeadlineExceededError, IntouchClient, Quota, SessionPool
 from asyncclients.ratelimit.protocol import LimitStore
 from asyncclients.sandbox import Sandbox
-from asyncclients.sandbox.limits import CalendarWindow, Rules, SlidingLog
+from asyncclients.sandbox.limits import Rules, SlidingLog
 from asyncclients.stores import FileLimits, RedisLimits
+from tests.support.calendar_window import CalendarWindow
 
 PERIOD = 0.5
 MONTHLY = Quota.calendar(25, "month", "Europe/Berlin")
