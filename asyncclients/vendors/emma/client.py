@@ -40,53 +40,31 @@ _KEYED = "type_name is unique, so a second request fails with 400, although the 
 _DUPLICATE = "a second request creates duplicates"
 _PATH_WORDS = ("members", "touchpoints")
 
+_TYPES = "{account_id}/touchpoints"
+_TYPE = _TYPES + "/{touchpoint_type_id}"
+_MEMBERS = _TYPES + "/members"
+_TOUCHPOINT = _MEMBERS + "/touchpoints/{touchpoint_id}"
+
 
 CREATE_TYPE = Endpoint(
-    "touchpoint_types.create",
-    "POST",
-    "{account_id}/touchpoints",
-    TouchpointType,
-    idempotency_note=_KEYED,
+    "touchpoint_types.create", "POST", _TYPES, TouchpointType, idempotency_note=_KEYED
 )
-LIST_TYPES = Endpoint(
-    "touchpoint_types.list", "GET", "{account_id}/touchpoints", list[TouchpointType]
-)
-GET_TYPE = Endpoint(
-    "touchpoint_types.get", "GET", "{account_id}/touchpoints/{touchpoint_type_id}", TouchpointType
-)
-UPDATE_TYPE = Endpoint(
-    "touchpoint_types.update",
-    "PUT",
-    "{account_id}/touchpoints/{touchpoint_type_id}",
-    TouchpointType,
-)
-DELETE_TYPE = Endpoint(
-    "touchpoint_types.delete", "DELETE", "{account_id}/touchpoints/{touchpoint_type_id}", NoneType
-)
+LIST_TYPES = Endpoint("touchpoint_types.list", "GET", _TYPES, list[TouchpointType])
+GET_TYPE = Endpoint("touchpoint_types.get", "GET", _TYPE, TouchpointType)
+UPDATE_TYPE = Endpoint("touchpoint_types.update", "PUT", _TYPE, TouchpointType)
+DELETE_TYPE = Endpoint("touchpoint_types.delete", "DELETE", _TYPE, NoneType)
 
 CREATE_TOUCHPOINTS = Endpoint(
     "touchpoints.create",
     "POST",
-    "{account_id}/touchpoints/members",
+    _MEMBERS,
     CreatedTouchpoints,
     idempotency_note=_DUPLICATE,
     max_batch_size=MOST_AT_ONCE,
 )
-LIST_TOUCHPOINTS = Endpoint(
-    "touchpoints.list", "GET", "{account_id}/touchpoints/members/{member_id}", list[Touchpoint]
-)
-GET_TOUCHPOINT = Endpoint(
-    "touchpoints.get",
-    "GET",
-    "{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
-    Touchpoint,
-)
-DELETE_TOUCHPOINT = Endpoint(
-    "touchpoints.delete",
-    "DELETE",
-    "{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
-    NoneType,
-)
+LIST_TOUCHPOINTS = Endpoint("touchpoints.list", "GET", _MEMBERS + "/{member_id}", list[Touchpoint])
+GET_TOUCHPOINT = Endpoint("touchpoints.get", "GET", _TOUCHPOINT, Touchpoint)
+DELETE_TOUCHPOINT = Endpoint("touchpoints.delete", "DELETE", _TOUCHPOINT, NoneType)
 
 
 class AccountResource(Resource):
@@ -235,18 +213,9 @@ def _segment(name: str, value: Any) -> str:
 
 
 class EmmaClient(VendorClient):
-    """Client of Emma (MyEmma).
+    """Client of Emma (MyEmma); *public_key* and *private_key* are the halves of an API key.
 
-    Args:
-        pool: the pool whose sessions and quotas it uses.
-        account_id: number of the account (of the subaccount for HQ customers); part of every
-            path, not a secret.
-        public_key: the API key's public half.
-        private_key: the API key's private half.
-        base_url: base URL without the account.
-        quotas: replaces the vendor's quotas; an empty sequence means no limit.
-        max_in_flight: maximum number of concurrent requests, by default 4.
-        quota_key: clients with the same one share a quota.
+    *account_id* is the number of the account (of the subaccount for HQ customers).
     """
 
     vendor = EMMA

@@ -82,13 +82,9 @@ class NewTouchpoint(Fields, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         email: the member's email; this or `member_id` is required.
-        member_id: the member's id.
         touchpoint_type_id: of an existing type; this or `type_name` is required.
-        type_name: of an existing type.
         touchpoint_monetary_value: a number; the manual names no currency.
-        mailing_id: its mailing.
         touchpoint_timestamp: its time, in the account's time, to the second.
-        attributes: free-form.
 
     Raises:
         ValueError: `touchpoint_timestamp` has a time zone, which Emma cannot represent.
@@ -131,9 +127,8 @@ class NewTouchpoints(msgspec.Struct, frozen=True, kw_only=True):
 class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint of a member.
 
-    Attributes:
-        touchpoint_id: only in the response to a create, as is `attributes`; keep it if you may
-            want to delete the touchpoint.
+    `touchpoint_id` and `attributes` are in the response to a create only: keep the id if you may
+    want to delete the touchpoint.
     """
 
     touchpoint_type_id: int

@@ -151,17 +151,13 @@ class NewTag(Fields, frozen=True, kw_only=True):
 
 
 class NewHierarchy(Fields, frozen=True, kw_only=True, omit_defaults=True):
-    """A node to create.
+    """A node to create, below `parent_uuid`.
 
     Attributes:
-        name: at most 255 characters.
         type: `location` nodes have an address, `generic` nodes do not.
-        parent_uuid: the parent node.
         client_code: your own id, at most 255 letters, digits, dashes and underscores; generated
             by the vendor if omitted.
         location: address data of a `location` node.
-        attributes: free-form objects.
-        tags: free-form objects.
     """
 
     name: _Name
@@ -205,8 +201,6 @@ class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         email: at most 255 characters, deliverable, unique among active contacts.
-        first_name: at most 100 characters.
-        last_name: at most 100 characters.
         phone_number: exactly 10 digits.
         language: one of the 50 codes in the manual.
         contact_lists: lists to add it to, free-form objects.

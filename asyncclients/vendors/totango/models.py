@@ -44,10 +44,8 @@ class TouchpointFields(Fields, frozen=True, kw_only=True, omit_defaults=True):
         create_date: time of the touchpoint, by default now: an aware datetime (stored as
             milliseconds) or milliseconds since 1970 in UTC.
         disable_sync: True if Totango should not pass it on to Salesforce and others.
-        touchpoint_type: id from `touchpoint_types.list()`.
-        touchpoint_tags: ids from `touchpoint_tags.list()`.
+        touchpoint_type: id from `touchpoint_types.list()`; so are `touchpoint_tags`.
         participant_list: ids of Totango users; objects are sent unchanged.
-        subject: the subject line.
         user_id: the author, for services that do not know `created_by`; in the manual's samples
             but not in its list of fields.
 
@@ -90,11 +88,9 @@ def _participant(person: str | dict[str, Any]) -> dict[str, Any]:
 
 
 class NewTouchpoint(TouchpointFields, frozen=True, kw_only=True, omit_defaults=True):
-    """A touchpoint to create; for the optional fields see `TouchpointFields`.
+    """A touchpoint to create, with a text of at most 12,000 characters as `content`.
 
-    Attributes:
-        account_id: the account's id in Totango, as text.
-        content: the text, at most 12,000 characters.
+    For the optional fields see `TouchpointFields`.
     """
 
     account_id: _AccountId
@@ -102,13 +98,7 @@ class NewTouchpoint(TouchpointFields, frozen=True, kw_only=True, omit_defaults=T
 
 
 class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_defaults=True):
-    """Fields of a touchpoint to change; for the others see `TouchpointFields`.
-
-    Attributes:
-        account_id: id of its account.
-        event_id: its event id, from `touchpoints.list`.
-        content: the text, at most 12,000 characters.
-    """
+    """Fields of a touchpoint to change: those of `NewTouchpoint`, and the `event_id`."""
 
     account_id: _AccountId | UnsetType = UNSET
     event_id: str | UnsetType = UNSET
@@ -116,13 +106,7 @@ class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_default
 
 
 class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The ids of a touchpoint.
-
-    Attributes:
-        note_id: its id; None if the response to a create has none.
-        event_id: its event id; responses to a create rarely have it.
-        note: the vendor's response, free-form.
-    """
+    """The ids of a touchpoint, which the response to a create may omit; `note` is the response."""
 
     note_id: ExactId | None = None
     event_id: ExactId | None = None
@@ -186,16 +170,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entry of an account's timeline.
 
     Attributes:
-        id: the event id.
         type: `note` for a touchpoint, also `task`, `alert` and others.
         timestamp: milliseconds since 1970.
-        account: the account.
-        note_content: of a `note` only.
         properties: free-form; holds `activity_type_id`, `subject`, `meeting_type` (the
             touchpoint type), `touchpoint_tags` and more. A property may be a boolean in one
             event and text in another.
-        task_content: of a `task` only, free-form: assignees, due date, status and more.
-        alert_content: of an `alert` only, free-form.
+        note_content, task_content, alert_content: of this type only; the last two are free-form.
         fields: the whole object as received, with the content of other types.
     """
 
@@ -231,10 +211,8 @@ class EventList(list[Event]):
 class NamedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint type, touchpoint tag or activity type (flow).
 
-    Attributes:
-        id: the id, as other calls take it.
-        display_name: the name that users see; empty if the vendor sent none.
-        fields: the whole object as received, such as `disabled` of an activity type.
+    `display_name` is empty if the vendor sent none; `fields` is the whole object as received,
+    such as `disabled` of an activity type.
     """
 
     id: str
