@@ -116,7 +116,7 @@ async def test_request_matches_the_manual(name: str) -> None:
             await case.call(emma)
         ((sent, (request,)),) = vendor.requests.items()
     assert sent == (case.method, URL(BASE + case.path))
-    headers, data = request.kwargs["headers"], request.kwargs["data"]
+    headers, data = request.kwargs.get("headers", {}), request.kwargs.get("data")
     assert headers.get("Content-Type") == (None if case.body is None else "application/json")
     assert (None if data is None else msgspec.json.decode(data)) == case.body
 
