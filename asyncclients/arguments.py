@@ -162,7 +162,9 @@ def check_path(name: str, value: Any) -> None:
         )
 
 
-def check_function(name: str, value: Any, *, may_be_async: bool = False) -> None:
+def check_function(
+    name: str, value: Any, *, may_be_async: bool = False, advice: str = "Do not call it yourself"
+) -> None:
     """Raise `ConfigurationError` unless *value* is None or a function that can be called."""
     close_coroutine(value)
     call = getattr(value, "__call__", None)  # noqa: B004 - the method, if value is an object
@@ -173,7 +175,7 @@ def check_function(name: str, value: Any, *, may_be_async: bool = False) -> None
         kind = "coroutine" if may_be_async else "plain"
         raise ConfigurationError(
             f"{name} must be a {kind} function of one argument, not {value!r}",
-            advice="Correct the argument",
+            advice=advice,
         )
 
 

@@ -18,14 +18,13 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from urllib.parse import parse_qsl
 
 import msgspec
 from yarl import URL
 
-from asyncclients.arguments import check_count, shown
+from asyncclients.arguments import check_count, check_function, shown
 from asyncclients.base_url import is_encodable, is_loopback
 from asyncclients.core.call import Call, ClientConfig, send
 from asyncclients.core.endpoint import Endpoint, Request, Response
@@ -46,7 +45,8 @@ PIECE = 256 * 1024
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 Progress = Callable[[int], None]
-ReadAt = Callable[[int], Awaitable[bytes]]
+Read = Callable[[], Awaitable[bytes]]
+"""Returns the next piece of a source, empty at its end."""
 
 
 class UploadBody:
@@ -55,41 +55,33 @@ class UploadBody:
     Attributes:
         length: the announced length in bytes.
         replayable: True if a second iteration yields the same bytes.
-        sent: bytes passed to the connection in the last iteration.
-        failure: the error of the source in the last iteration.
     """
 
     def __init__(
-        self,
-        length: int,
-        open_pieces: Callable[[], AsyncIterator[bytes]],
-        *,
-        replayable: bool,
-        progress: Progress | None,
+        self, length: int, start: Callable[[], Read], *, replayable: bool, progress: Progress | None
     ) -> None:
-        self.length, self.replayable = length, replayable
-        self._open_pieces = open_pieces
+        self.length, self.replayable, self._start = length, replayable, start
         self._progress = None if progress is None else Callback(progress)
         self._last: _BodyIterator | None = None
-        self.sent = 0
-        self.failure: Exception | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        self.sent, self.failure = 0, None
-        self._last = _BodyIterator(self, self._open_pieces())
+        self._last = _BodyIterator(self, self._start())
         return self._last
 
-    def on_progress(self, iterator: _BodyIterator, sent: int) -> None:
-        """Record that *iterator* has passed *sent* bytes to the connection."""
-        if iterator is self._last:
-            self.sent = sent
-            if self._progress is not None:
-                self._progress(sent)
+    @property
+    def sent(self) -> int:
+        """Bytes passed to the connection in the last iteration."""
+        return 0 if self._last is None else self._last.sent
 
-    def on_failure(self, iterator: _BodyIterator, failure: Exception) -> None:
-        """Record that *iterator* ended with *failure*."""
-        if iterator is self._last:
-            self.failure = failure
+    @property
+    def failure(self) -> Exception | None:
+        """The error of the source in the last iteration."""
+        return None if self._last is None else self._last.failure
+
+    def report(self, iterator: _BodyIterator) -> None:
+        """Report the progress of *iterator*, unless another one was started after it."""
+        if iterator is self._last and self._progress is not None:
+            self._progress(iterator.sent)
 
 
 class _SourceFailedError(Exception):
@@ -99,71 +91,68 @@ class _SourceFailedError(Exception):
 class _BodyIterator:
     """One iteration of a body, which checks its length. Unlike a generator, it needs no close."""
 
-    def __init__(self, body: UploadBody, pieces: AsyncIterator[bytes]) -> None:
-        self._body, self._pieces = body, pieces
-        self._sent = 0
+    def __init__(self, body: UploadBody, read: Read) -> None:
+        self._body, self._read = body, read
+        self.sent = 0
+        self.failure: Exception | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
+        piece = b""
         try:
             piece = await self._next_checked()
-            if piece is not None:
-                self._sent += len(piece)
-                self._body.on_progress(self, self._sent)
         except Exception as failure:  # noqa: BLE001 - aiohttp would wrap it; `UploadCall` raises it
-            self._body.on_failure(self, failure)
-        else:
-            if piece is None:
-                raise StopAsyncIteration
-            return piece
-        raise _SourceFailedError
-
-    async def _next_checked(self) -> bytes | None:
-        """Return the next piece, or None at the end.
-
-        The last piece is only returned if the source has no more.
-        """
-        left = self._body.length - self._sent
-        piece = await self._read()
-        if piece is None:
-            if left:
-                raise _mismatch("shorter", self._body)
-            return None
-        if len(piece) > left or (len(piece) == left and await self._read() is not None):
-            raise _mismatch("longer", self._body)
-        return piece
-
-    async def _read(self) -> bytes | None:
-        async for piece in self._pieces:
-            if piece:
-                return piece
-        return None
-
-
-def _mismatch(how: str, body: UploadBody) -> UploadError:
-    return UploadError(
-        f"the source is {how} than the {body.length} bytes that were announced",
-        advice="Nothing was stored; give the right length, and do not change the file meanwhile",
-    )
-
-
-class _Ranges:
-    """Consecutive pieces of a source with random access."""
-
-    def __init__(self, read_at: ReadAt) -> None:
-        self._read_at, self._offset = read_at, 0
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await self._read_at(self._offset)
+            self.failure = failure
+        if self.failure is not None:
+            raise _SourceFailedError
         if not piece:
             raise StopAsyncIteration
-        self._offset += len(piece)
+        self.sent += len(piece)
+        self._body.report(self)
         return piece
+
+    async def _next_checked(self) -> bytes:
+        """Return the next piece; the last one only if the source has no more."""
+        left = self._body.length - self.sent
+        piece = await self._read()
+        how = ""
+        if not piece and left:
+            how = "shorter"
+        elif len(piece) > left or (piece and len(piece) == left and await self._read()):
+            how = "longer"
+        if how:
+            raise UploadError(
+                f"the source is {how} than the {self._body.length} bytes that were announced",
+                advice="Nothing was stored; give the right length, and do not change the file "
+                "meanwhile",
+            )
+        return piece
+
+
+def _stream(source: AsyncIterable[bytes]) -> Read:
+    pieces = aiter(source)
+
+    async def read() -> bytes:
+        async for piece in pieces:
+            if piece:
+                return piece
+        return b""
+
+    return read
+
+
+def _ranges(read_at: Callable[[int], Awaitable[bytes]]) -> Read:
+    offset = 0
+
+    async def read() -> bytes:
+        nonlocal offset
+        piece = await read_at(offset)
+        offset += len(piece)
+        return piece
+
+    return read
 
 
 class _File:
@@ -225,11 +214,11 @@ async def open_content(
         async def slice_at(offset: int) -> bytes:
             return data[offset : offset + PIECE]
 
-        yield UploadBody(len(data), lambda: _Ranges(slice_at), replayable=True, progress=progress)
+        yield UploadBody(len(data), lambda: _ranges(slice_at), replayable=True, progress=progress)
     elif isinstance(source, AsyncIterable):
         if length is None:
             raise ValueError("an upload from an async iterable needs its length= in bytes")
-        yield UploadBody(length, source.__aiter__, replayable=False, progress=progress)
+        yield UploadBody(length, lambda: _stream(source), replayable=False, progress=progress)
     else:
         file = _File(source)
         try:
@@ -239,18 +228,14 @@ async def open_content(
             async def read_at(offset: int) -> bytes:
                 return await asyncio.to_thread(file.read_at, offset)
 
-            yield UploadBody(size, lambda: _Ranges(read_at), replayable=True, progress=progress)
+            yield UploadBody(size, lambda: _ranges(read_at), replayable=True, progress=progress)
         finally:
             # Shielded: after a cancellation, a queued thread would never close the file.
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, file.close))
 
 
 def check_source(source: Any, length: Any, progress: Any) -> None:
-    """Check the types of the arguments of an upload.
-
-    Raises:
-        ConfigurationError: the error names the argument and its correct form.
-    """
+    """Raise `ConfigurationError` if an argument of an upload has the wrong type."""
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, AsyncIterable)
     if not isinstance(source, kinds):
         raise ConfigurationError(
@@ -260,11 +245,7 @@ def check_source(source: Any, length: Any, progress: Any) -> None:
         )
     if length is not None:
         check_count("length", length, least=0, advice="Give the size of the source in bytes")
-    if progress is not None and (not callable(progress) or iscoroutinefunction(progress)):
-        raise ConfigurationError(
-            "progress must be a function that takes the number of bytes sent",
-            advice="Example: progress=print",
-        )
+    check_function("progress", progress, advice="As in progress=print")
 
 
 def _check_length(size: int, length: int | None) -> None:
@@ -303,7 +284,7 @@ class PresignedUrl:
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """Return the secret values of the query, such as the signature."""
+        """The secret values of the query, such as the signature."""
         fields = parse_qsl(self._location.reveal().partition("?")[2])
         return tuple(Secret(value) for name, value in fields if name.lower() not in _PUBLIC)
 
@@ -337,8 +318,6 @@ class PresignedUrl:
 class UploadCall(Call[Response]):
     """A call that uploads *content* to *link*; *secrets* are those of the vendor's credential."""
 
-    __slots__ = ("_content", "_link", "_sent")
-
     def __init__(
         self,
         config: ClientConfig,
@@ -351,18 +330,14 @@ class UploadCall(Call[Response]):
         self._link, self._content, self._sent = link, content, secrets
 
     def prepare(self) -> None:
-        """Resolve the scope and prepare the request; nothing is sent."""
+        """Resolve the scope and prepare the request."""
         self._scope = self._config.scope()
         self._prepared = self._link.wire(self._content)
         if self.events is not None:
             self.events.on_start(self._config.base_url)
 
     async def attempt(self) -> Any:
-        """Make one attempt.
-
-        Raises:
-            Exception: the error of the source, if it failed.
-        """
+        """Make one attempt; raise the error of the source, if it failed."""
         outcome = await super().attempt()
         if self._content.failure is not None:
             raise self._content.failure
