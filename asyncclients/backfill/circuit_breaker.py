@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from random import random
 from typing import Generic, NamedTuple, TypeVar
 
@@ -27,7 +27,6 @@ _THRESHOLD = 5
 """Failed calls in a row that open the circuit."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
-_CLOSED = nullcontext()
 
 _FORBIDDEN_AT_START, _FORBIDDEN_LATER, _FORBIDDEN_AT_END = 5, 50, 3
 """Rows in a row with a 403 that mean a revoked credential: before any success, after one, and
@@ -81,17 +80,14 @@ class CircuitBreaker:
         if self._failing_since is None:
             self._failing_since = self._loop.time()
 
-    def guard(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def guard(self) -> AsyncGenerator[None]:
         """Return a context to send in: entered at once, or as the next probe during an outage.
 
         Raises:
             BackfillStoppedError: the outage is longer than max_outage.
         """
-        return self._probe() if self.is_open else _CLOSED
-
-    @asynccontextmanager
-    async def _probe(self) -> AsyncGenerator[None]:
-        while self._failures >= _THRESHOLD:
+        while self.is_open:
             async with self._probing:
                 if self._failures < _THRESHOLD:  # the probe before this one succeeded
                     break

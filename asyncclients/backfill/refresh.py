@@ -370,7 +370,7 @@ class Refresh:
 
     def report(self) -> Report:
         """Return the counts of the job, and the differences that this run published."""
-        state, counter = self._table.state, self._setup.counter
+        state = self._table.state
         is_published = state.complete and state.refresh is None
         reading = state if is_published else self._table.current.reading
         result = self._result or LastRefresh(ended_at=0.0)
@@ -382,13 +382,10 @@ class Refresh:
             changed=result.changed,
             removed=result.removed,
             unchanged=result.unchanged,
-            requests=counter.requests,
-            rejected=counter.rejected,
-            seconds=counter.seconds,
-            quota_use=counter.quota_use,
             total=reading.total,
             unverified=reading.unverified,
             failures=self._table.failures if reading.failed else None,
+            **self._setup.counter.totals(),
         )
 
     def progress(self) -> Progress:

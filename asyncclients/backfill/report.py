@@ -25,7 +25,7 @@ import msgspec
 
 from asyncclients.core.events import Callback
 from asyncclients.core.options import OutgoingRequest
-from asyncclients.ratelimit.quota import ONE, Quota
+from asyncclients.ratelimit.quota import ONE, Demand, Quota
 from asyncclients.ratelimit.scheduler import Scheduler
 
 
@@ -192,21 +192,12 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
         return self.requests / sum(allowed) if allowed else 0.0
 
 
-class ScopeUse:
-    """The requests of one run in one scope.
+class ScopeUse(msgspec.Struct, eq=False):
+    """The requests of one run in one scope, and what the latest of them took of the quotas."""
 
-    Attributes:
-        scheduler: of the scope.
-        requests: sent by this run.
-        demand: what the latest of them took of the quotas.
-    """
-
-    __slots__ = ("demand", "requests", "scheduler")
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        self.requests = 0
-        self.demand = ONE
+    scheduler: Scheduler
+    requests: int = 0
+    demand: Demand = ONE
 
 
 class RequestCounter:
@@ -217,8 +208,6 @@ class RequestCounter:
 
     Attributes:
         scopes: the scopes in use, by their one-way names.
-        requests: sent.
-        rejected: rate-limited by the vendor.
     """
 
     def __init__(self, job: RequestCounter | None = None) -> None:
@@ -227,8 +216,7 @@ class RequestCounter:
         self._started_at = self._loop.time()
         self._first_at = self._last_at = self._started_at
         self.scopes: dict[str, ScopeUse] = {}
-        self.requests = 0
-        self.rejected = 0
+        self.requests = self.rejected = 0
 
     def before_send(self, request: OutgoingRequest) -> None:
         """Count *request*."""
@@ -249,11 +237,6 @@ class RequestCounter:
         self.rejected += 1
         if self._job is not None:
             self._job.on_rate_limited()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the run started."""
-        return self._loop.time() - self._started_at
 
     @property
     def counts(self) -> RequestCounts:

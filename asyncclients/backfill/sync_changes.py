@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
-from asyncclients.backfill.delivery import RowOutcome, classify_error
+import msgspec
+
+from asyncclients.backfill.delivery import PartialResult, RowOutcome, classify_error
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.state.sync_state import Digests, Intent, Item, SyncMemory
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, shape_of
@@ -77,7 +79,7 @@ def decide(
 _NO_ROW = Row(0, 0, None)
 
 
-class Change:
+class Change(msgspec.Struct, eq=False):
     """One row to send, or one item to delete; the `data` of its `Row`.
 
     Attributes:
@@ -94,41 +96,29 @@ class Change:
         is_gone: the last call found that the item does not exist.
     """
 
-    __slots__ = (
-        "action",
-        "digest",
-        "is_gone",
-        "item_id",
-        "key",
-        "name",
-        "new",
-        "parent",
-        "result",
-        "row",
-        "value",
-    )
+    action: Action
+    key: int
+    name: str
+    row: Row = _NO_ROW
+    digest: int = 0
+    new: Any = None
+    value: Any = None
+    item_id: str | None = None
+    parent: str | None = None
+    result: Any = None
+    is_gone: bool = False
 
-    def __init__(self, action: Action, key: int, name: str, row: Row = _NO_ROW) -> None:
-        self.action, self.key, self.name, self.row = action, key, name, row
-        self.digest = 0
-        self.new: Any = None
-        self.value: Any = None
-        self.item_id: str | None = None
-        self.parent: str | None = None
-        self.result: Any = None
-        self.is_gone = False
-
-
-def is_idempotent(change: Change) -> bool:
-    """Return whether the next call of *change* may be sent twice."""
-    return change.action is not Action.CREATE
+    @property
+    def is_idempotent(self) -> bool:
+        """True if the next call may be sent twice."""
+        return self.action is not Action.CREATE
 
 
 class SyncCalls:
     """Makes the call of a change; a batch of changes is one call."""
 
     def __init__(self, target: Target) -> None:
-        self._target, self._subject = target, target.subject
+        self._subject = target.subject
         self.call: Callable[[Any], Awaitable[Any]] = self._many if target.batch else self._one
 
     async def _one(self, change: Change) -> None:
@@ -147,43 +137,35 @@ class SyncCalls:
             except NotFoundError:
                 change.is_gone = True
 
-    async def _many(self, changes: Sequence[Change]) -> _Unacknowledged:
-        values = {
-            id(value): change
-            for change in changes
-            for value in (change.new if change.action is Action.CREATE else change.value,)
-        }
+    async def _many(self, changes: Sequence[Change]) -> _BatchResult:
         sent = [
             change.new if change.action is Action.CREATE else change.value for change in changes
         ]
-        result = await self._subject.upsert_many(sent)
-        return _Unacknowledged([values[id(each)] for each in result.unacknowledged(sent)])
+        return _BatchResult(changes, sent, await self._subject.upsert_many(sent))
 
 
-class _Unacknowledged:
-    """The `PartialResult` of a batch of changes."""
+class _BatchResult(NamedTuple):
+    """The `PartialResult` of a batch of changes: *result* is that of the values *sent* for them."""
 
-    def __init__(self, missing: list[Change]) -> None:
-        self._missing = missing
+    changes: Sequence[Change]
+    sent: list[Any]
+    result: PartialResult
 
-    def unacknowledged(self, sent: list[Any], /) -> list[Any]:
+    def unacknowledged(self, _: list[Any], /) -> list[Any]:
         """Return the changes that are not in the response."""
-        return [change for change in sent if change in self._missing]
+        missing = {id(value) for value in self.result.unacknowledged(self.sent)}
+        pairs = zip(self.changes, self.sent, strict=True)
+        return [change for change, value in pairs if id(value) in missing]
 
 
 class ChangeLog:
-    """The `RowLog` of a sync: the data of each row is its `Change`.
-
-    Attributes:
-        warnings: for a person to look at.
-        settled: number of changes that need no further call.
-    """
+    """The `RowLog` of a sync: the data of each row is its `Change`."""
 
     def __init__(self, memory: SyncMemory, target: Target) -> None:
         self._memory, self._target = memory, target
         self._state = memory.state
         self.warnings: list[str] = []
-        self.settled = 0
+        self.settled = 0  # changes that need no further call
 
     def _settle(self, change: Change) -> None:
         self.settled += change.action is not Action.CHECK

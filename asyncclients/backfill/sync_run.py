@@ -26,7 +26,6 @@ from asyncclients.backfill.sync_changes import (
     ChangeLog,
     SyncCalls,
     decide,
-    is_idempotent,
 )
 from asyncclients.backfill.sync_input import CHUNK, OnInvalid, SyncInput, Tree, deletion_order
 from asyncclients.backfill.sync_targets import Target, key_digest
@@ -90,7 +89,7 @@ class Sync:
             self._log,
             flow=options.flow,
             call=to.target if target.is_operation else None,
-            is_idempotent=is_idempotent,
+            is_idempotent=lambda change: change.is_idempotent,
         )
         self._counter, self._breaker = self._delivery.counter, self._delivery.breaker
         self._estimator = EtaEstimator(self._counter, options.flow, 0, max(1, target.batch))
