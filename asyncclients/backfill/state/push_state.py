@@ -77,7 +77,6 @@ class JournalRowLog:
     Attributes:
         state: saved with the next commit; its lists are filled in when the commit starts.
         settled: numbers of the rows that are not delivered again.
-        recovered: failed rows that the last commit did not count; they may come after those read.
         is_verified: the rows that were read are known to be unchanged.
         retried: failed rows that are delivered again, some of them edited.
     """
@@ -85,7 +84,6 @@ class JournalRowLog:
     def __init__(self, journal: Journal, state: PushState) -> None:
         self._journal, self.state = journal, state
         self.settled = IntervalSet(state.settled)
-        self.recovered: set[int] = set()
         self.is_verified = False
         self.retried = FailedRows()
         self.unknowns = Unknowns(journal)
@@ -106,7 +104,6 @@ class JournalRowLog:
         for failure in await journal.run(log._failures.resume, state.failures):
             # Written by the last run, which was killed before the commit that counts it.
             if failure.number not in log.settled:
-                log.recovered.add(failure.number)
                 log.settled.add(failure.number)
                 state.failed += 1
         for number, line in state.sent:
@@ -142,7 +139,6 @@ class JournalRowLog:
             settled.discard(number)
         state.failed -= len(failed.numbers)
         state.retrying, state.complete = True, False
-        self.recovered.clear()
         failures.forget()
         self.retried = failed
         await self._journal.saved()
@@ -166,8 +162,8 @@ class JournalRowLog:
 
     # --- Outcomes -----------------------------------------------------------------------
 
-    def on_reread(self, row: Row) -> Row:
-        """Return *row*, which an earlier run has read, or the edited one; store it if unknown."""
+    def current(self, row: Row) -> Row:
+        """Return *row*, or a row with its edited content; store it if it is unknown."""
         row = self.retried.current(row)
         self.unknowns.add_content(row)
         return row
@@ -421,36 +417,27 @@ class PendingRows:
             self._log.state.total = self._read
             self._is_at_end = True
             return
-        old = rows[: max(0, self._read_before - self._read)]
-        if old:
-            self._skip_settled(old)
-            rows = rows[len(old) :]
-        if rows:
-            self._add_to_digest(rows)
-            if recovered := self._log.recovered:
-                rows = [row for row in rows if row.number not in recovered]
-            self._ready.extend(rows)
-            self._log.set_read(self._read, self._digest.hexdigest())
+        old = max(0, self._read_before - self._read)
+        for part in (rows[:old], rows[old:]):
+            if part:
+                self._add(part)
 
-    def _add_to_digest(self, rows: list[Row]) -> None:
+    def _add(self, rows: list[Row]) -> None:
+        log, before = self._log, self._read_before
         self._read += len(rows)
         self._digest.update(encode_rows(rows))
-
-    def _skip_settled(self, rows: list[Row]) -> None:
-        """Keep the unsettled ones of *rows*, which an earlier run has read."""
-        self._add_to_digest(rows)
-        log = self._log
-        current = [log.on_reread(row) for row in rows]
-        unsettled = [row for row in current if row.number not in log.settled]
-        if log.is_verified:
-            self._ready.extend(unsettled)
-            return
-        self._unsettled += unsettled
-        if self._read == self._read_before:
-            if self._digest.hexdigest() != log.state.digest:
-                raise _changed(self._source, f"its first {self._read_before} rows differ")
-            self._ready.extend(self._unsettled)
-            self._unsettled.clear()
+        current = [log.current(row) for row in rows]
+        self._unsettled += [row for row in current if row.number not in log.settled]
+        digest = self._digest.hexdigest()
+        if self._read > before:
+            log.set_read(self._read, digest)
+        elif not log.is_verified:
+            if self._read < before:
+                return  # until the digest can be compared
+            if digest != log.state.digest:
+                raise _changed(self._source, f"its first {before} rows differ")
+        self._ready.extend(self._unsettled)
+        self._unsettled.clear()
 
 
 def _changed(source: Source, how: str) -> StateMismatchError:
