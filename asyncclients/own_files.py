@@ -50,6 +50,7 @@ from asyncclients.errors import InputError, StateInUseError, StateMismatchError
 
 T = TypeVar("T")
 
+_LOCK_SUFFIX = ".lock"
 FAILED_SUFFIX = ".failed.jsonl"
 """Suffix of the file of failed rows, appended to the name of the state file."""
 RETRY_SUFFIX = ".retry.jsonl"
@@ -96,11 +97,7 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
 
 
 def open_to_read(path: Path) -> int:
-    """Return a descriptor for reading *path*, whatever kind of file it is.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
+    """Return a descriptor for reading *path*, whatever kind of file it is."""
     return os.open(path, os.O_RDONLY | _FLAGS & ~getattr(os, "O_NOFOLLOW", 0))
 
 
@@ -279,7 +276,7 @@ class Lock:
     """
 
     def __init__(self, state: Path) -> None:
-        self._state, self._path = state, lock_path(state)
+        self._state, self._path = state, state.with_name(state.name + _LOCK_SUFFIX)
         self._is_ours = True
         self._key = (0, 0)
         self._file = -1
@@ -382,11 +379,6 @@ class Lock:
                 self._path.unlink()
 
 
-def lock_path(state: Path) -> Path:
-    """Return the path of the lock file of *state*."""
-    return state.with_name(state.name + ".lock")
-
-
 def holder_of(state: Path) -> int | None:
     """Return the id of the process that uses *state*, 0 if unknown, None if not in use.
 
@@ -394,7 +386,8 @@ def holder_of(state: Path) -> int | None:
     """
     if _held.get(_key(state.stat())) == os.getpid():
         return os.getpid()
-    pid = _pid_in(lock_path(state))
+    path = state.with_name(state.name + _LOCK_SUFFIX)
+    pid = _pid_in(path)
     with suppress(OSError):  # no such locks on this file system
         if _GET is not None:
             descriptor = open_to_read(state)
@@ -404,7 +397,7 @@ def holder_of(state: Path) -> int | None:
                 os.close(descriptor)
             return None if struct.unpack(_FLOCK, found)[0] == fcntl.F_UNLCK else pid or 0
     with suppress(OSError):  # without a lock file
-        descriptor = open_own(lock_path(state), os.O_RDWR)
+        descriptor = open_own(path, os.O_RDWR)
         try:
             return None if try_lock(descriptor) else pid or 0
         finally:
@@ -455,7 +448,7 @@ def _in_use(state: Path, pid: int | None) -> StateInUseError:
 def files_of_state(state: Path) -> list[Path]:
     """Return the paths of all files that a job may write for *state*."""
     state = target_of(state)
-    suffixes = (".lock", FAILED_SUFFIX, RETRY_SUFFIX, *SQLITE_SUFFIXES)
+    suffixes = (_LOCK_SUFFIX, FAILED_SUFFIX, RETRY_SUFFIX, *SQLITE_SUFFIXES)
     return [state, *(state.with_name(state.name + suffix) for suffix in suffixes)]
 
 

@@ -59,25 +59,17 @@ class SeenKeys:
     def __init__(self) -> None:
         self._hashes: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self._hashes)
-
     def __contains__(self, key: str) -> bool:
         return hash(key) in self._hashes
 
     def add(self, keys: Sequence[str]) -> list[int]:
         """Add *keys*; return the indexes of those that were there, or earlier in *keys*."""
-        hashes = self._hashes
-        new: set[int] = {*map(hash, keys)}
         duplicates: list[int] = []
-        if len(new) < len(keys) or not hashes.isdisjoint(new):
-            new = set()
-            for index, each in enumerate(map(hash, keys)):
-                if each in hashes or each in new:
-                    duplicates.append(index)
-                else:
-                    new.add(each)
-        hashes |= new
+        for index, key in enumerate(map(hash, keys)):
+            if key in self._hashes:
+                duplicates.append(index)
+            else:
+                self._hashes.add(key)
         return duplicates
 
 
@@ -116,8 +108,6 @@ def _fields(key: Key, items: Sequence[Any]) -> list[Any]:
     """Return *key* of each of *items*, None for items without the field."""
     if not isinstance(key, str):
         return [*map(key, items)]
-    if not any(map(isinstance, items, repeat(dict))):
-        return [*map(getattr, items, repeat(key), repeat(None))]
     return [
         cast("dict[str, Any]", item).get(key)
         if isinstance(item, dict)

@@ -17,7 +17,6 @@ clears `SyncState.layout`, and a run that ends writes all lines anew.
 
 from __future__ import annotations
 
-import sqlite3
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, NamedTuple, Self
@@ -44,7 +43,7 @@ class Item(NamedTuple):
         id: the vendor's id; None if the vendor did not return it.
         sent: digest of the row that was sent last; None after the item was listed.
         listed: digest of the item as it was listed; None if it was sent since, or is lost.
-        parent: id of its parent; None without one.
+        parent: id of its parent.
     """
 
     id: str | None
@@ -83,12 +82,7 @@ class Digests(NamedTuple):
 
 
 class RememberedLines(NamedTuple):
-    """The lines of an input whose rows agree with their items, in its order.
-
-    Attributes:
-        digests: of the lines.
-        keys: digests of the keys of their rows.
-    """
+    """Digests of the lines of an input whose rows agree with their items, and of the rows' keys."""
 
     digests: array[int]
     keys: array[int]
@@ -217,9 +211,7 @@ class SyncMemory:
         """Return the digests of the items with the *keys* that are known, as saved."""
         places = ",".join("?" * len(keys))
         sql = f"SELECT key, sent, listed, id IS NOT NULL FROM item WHERE key IN ({places})"  # noqa: S608
-        # Not `read`, which looks for blobs in each row: there are none.
-        found = await self._journal.on_database(_fetch, sql, keys)
-        return {row[0]: Digests(*row[1:]) for row in found}
+        return {row[0]: Digests(*row[1:]) for row in await self._journal.read(sql, *keys)}
 
     async def known_count(self) -> int:
         """Return the number of items with an id that were not missing in the vendor's list."""
@@ -343,7 +335,3 @@ class SyncMemory:
         self.state.failures = self._failures.mark
         statements.append(put_value("state", self.state))
         return Changes(statements, write_failures)
-
-
-def _fetch(database: sqlite3.Connection, sql: str, parameters: Sequence[int]) -> list[Any]:
-    return database.execute(sql, parameters).fetchall()
