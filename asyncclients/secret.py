@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from hashlib import blake2b, pbkdf2_hmac
 from html import escape
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
@@ -98,29 +98,15 @@ def sealed(value: CredentialSource | None) -> Secret | None:
     return None if value is None else Secret(value)
 
 
-class Environment:
-    """Environment variables that a traceback does not show."""
+def sealed_environment(variables: Mapping[str, str] | None) -> dict[str, Secret] | None:
+    """Return *variables*, by default those of the process, without the empty ones.
 
-    __slots__ = ("_get", "is_mapping")
-
-    def __init__(self, variables: Mapping[str, str] | None) -> None:
-        given: Any = os.environ if variables is None else variables
-        self.is_mapping = isinstance(given, Mapping)
-        self._get: Callable[[str], str | None] = given.get if self.is_mapping else str
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and bool(self._get(name))
-
-    def secret(self, name: str) -> Secret:
-        """Return the value of *name* as a `Secret`."""
-        return Secret(self._get(name) or "")
-
-    def setting(self, name: str) -> str:
-        """Return the value of *name*, which is not a credential."""
-        return self._get(name) or ""
-
-    def __repr__(self) -> str:
-        return "Environment(...)"
+    None if they are no mapping: an error raised here would show them.
+    """
+    given = os.environ if variables is None else variables
+    if not isinstance(cast("object", given), Mapping):
+        return None
+    return {name: Secret(value) for name, value in given.items() if value}
 
 
 _ENCODERS: tuple[Callable[[str], str], ...] = (

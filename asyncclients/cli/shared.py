@@ -17,7 +17,7 @@ from typing import Any
 from asyncclients.cli.output import say
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
-from asyncclients.secret import Environment
+from asyncclients.secret import Secret
 from asyncclients.stores import FileLimits
 
 _HOST = re.compile(r"[\w.-]+:[0-9]+")
@@ -33,8 +33,7 @@ def open_pool(limits: Any) -> SessionPool:
     Raises:
         ConfigurationError: the variable has no URL of a proxy.
     """
-    variables = Environment(None)
-    proxy = variables.secret(PROXY) if PROXY in variables else None
+    proxy = Secret(os.environ[PROXY]) if os.environ.get(PROXY) else None
     try:
         return SessionPool(limits=limits, proxy=proxy)
     except ConfigurationError as error:

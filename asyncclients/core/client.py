@@ -42,7 +42,7 @@ from asyncclients.core.prepare import RAW_OPERATION, raw_request
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Demand, Quota, check_quotas
-from asyncclients.secret import Environment, FilePath, RotatingSecret, Secret, sealed
+from asyncclients.secret import FilePath, RotatingSecret, Secret, sealed, sealed_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -108,7 +108,8 @@ class FromEnvironment(Generic[P]):
             Raises:
                 ConfigurationError: naming each variable that is missing.
             """
-            variables, environ, given = Environment(environ), None, _sealed(cls.vendor, given)
+            variables, environ = sealed_environment(environ), None
+            given = _sealed(cls.vendor, given)
             shown.bind(cls, pool, **given)  # raises TypeError for an unknown keyword
             given = {name: value for name, value in given.items() if value is not None}
             check_pool(pool)
@@ -387,10 +388,10 @@ def _sealed(vendor: Vendor, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_environment(
-    cls: type[VendorClient], environ: Environment, given: Collection[str]
+    cls: type[VendorClient], environ: Mapping[str, Secret] | None, given: Collection[str]
 ) -> dict[str, Any]:
     """Return constructor arguments from the variables of *cls*, except those *given*."""
-    if not environ.is_mapping:
+    if environ is None:
         raise ConfigurationError(
             "environ must be a mapping from names of variables to values",
             advice="Leave it out for the environment of the process, os.environ",
@@ -402,9 +403,9 @@ def _read_environment(
         if argument in given or file in given:
             continue
         if file in (cls.__init__.__kwdefaults__ or {}) and f"{name}_FILE" in environ:
-            found[file] = environ.setting(f"{name}_FILE")
+            found[file] = environ[f"{name}_FILE"].reveal()
         if name in environ:
-            found[argument] = environ.secret(name)
+            found[argument] = environ[name]
         elif file not in found:
             missing.append(name)
     if missing:
@@ -421,9 +422,8 @@ def _read_environment(
     }
     for argument, name in settings.items():
         if name in environ and argument not in given:
+            is_url = argument == "base_url"
             found[argument] = (
-                check_base_url(environ.secret(name), name)
-                if argument == "base_url"
-                else environ.setting(name)
+                check_base_url(environ[name], name) if is_url else environ[name].reveal()
             )
     return found
