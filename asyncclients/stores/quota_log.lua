@@ -31,9 +31,18 @@ local state = {}
 local flat = redis.call('HGETALL', STATE)
 for i = 1, #flat, 2 do state[flat[i]] = flat[i + 1] end
 local function get(field) return tonumber(state[field] or 0) end
-local function put(field, number)
-  state[field] = text(number)
-  redis.call('HSET', STATE, field, state[field])
+local function put(field, value)
+  value = type(value) == 'number' and text(value) or value
+  if state[field] ~= value then
+    state[field] = value
+    redis.call('HSET', STATE, field, value)
+  end
+end
+local function drop(field)  -- also in a loop over `state`, which may only lose fields then
+  if state[field] then
+    redis.call('HDEL', STATE, field)
+    state[field] = nil
+  end
 end
 
 -- "" and those of *groups* of which the process has quotas.
@@ -55,8 +64,7 @@ if server ~= (state.server or '') then
     put('taken_over_at', get('updated_at'))
     hold(request.takeover_time)
   end
-  state.server = server
-  redis.call('HSET', STATE, 'server', server)
+  put('server', server)
 end
 local last_server, seen = unpack(request.seen)
 if last_server ~= '' and last_server ~= server and request.epoch == state.epoch
@@ -66,15 +74,12 @@ end
 
 -- The clock was set back, or members could not reach the log for a while.
 if now + RULES.clock_tolerance < get('updated_at') then
-  local counters = {}
-  for field, value in pairs(state) do
-    if string.sub(field, 1, 5) == 'used:' or string.sub(field, 1, 9) == 'operator_' then
-      counters[field] = value
-    end
-  end
+  local before = state
   redis.call('DEL', unpack(KEYS))
-  state = counters
-  for field, value in pairs(counters) do redis.call('HSET', STATE, field, value) end
+  state = {}
+  for field, value in pairs(before) do
+    if string.match(field, '^used:') or string.match(field, '^operator_') then put(field, value) end
+  end
   put('spent_until', now + request.recovery_hold + request.detection_time)
 elseif now > get('updated_at') + RULES.max_gap then
   local members = redis.call('HGETALL', MEMBERS)
@@ -91,8 +96,7 @@ put('updated_at', now)
 -- The process knows another epoch, or this log is new.
 local lost_data = request.epoch ~= '' and request.epoch ~= state.epoch
 if not state.epoch then
-  state.epoch = request.new_epoch
-  redis.call('HSET', STATE, 'epoch', request.new_epoch)
+  put('epoch', request.new_epoch)
   lost_data = lost_data or request.assume_spent
 end
 if lost_data then
@@ -114,22 +118,20 @@ end
 local function put_used(name, used)
   local parts = {}
   for start, units in pairs(used) do parts[#parts + 1] = text(start) .. ' ' .. text(units) end
-  state['used:' .. name] = table.concat(parts, ' ')
-  redis.call('HSET', STATE, 'used:' .. name, state['used:' .. name])
+  put('used:' .. name, table.concat(parts, ' '))
+end
+local function add_used(name, start, units)
+  local used = used_of(name)
+  used[start] = math.max(0, (used[start] or 0) + units)
+  put_used(name, used)
 end
 
 -- What an operator has set: a pause, and quotas that replace the configured ones.
-if request.vendor ~= '' and state.vendor ~= request.vendor then
-  state.vendor = request.vendor
-  redis.call('HSET', STATE, 'vendor', request.vendor)
-end
+if request.vendor ~= '' then put('vendor', request.vendor) end
 local held, set, is_withheld = 0, {}, false
 if state.operator_pause then
   held = math.max(0, text(cjson.decode(state.operator_pause)['until'] * 1000000) - now)
-  if held == 0 then
-    state.operator_pause = nil
-    redis.call('HDEL', STATE, 'operator_pause')
-  end
+  if held == 0 then drop('operator_pause') end
 end
 if state.operator_quotas then
   for _, quota in ipairs(cjson.decode(state.operator_quotas).quotas) do
@@ -149,6 +151,10 @@ for _, quota in ipairs(request.operator_quotas) do
 end
 
 -- The quotas of all processes apply.
+local function put_quota(field, reported_at, interval, burst, previous, start, stop)
+  put(field, table.concat({text(reported_at), text(interval), burst, text(previous), text(start),
+    text(stop)}, ' '))
+end
 local own_calendars, entered = {}, {}
 for _, quota in ipairs(request.quotas) do
   local limit, period, interval, burst, group, calendar, previous, start, stop, own = unpack(quota)
@@ -167,9 +173,7 @@ for _, quota in ipairs(request.quotas) do
       entered[#entered + 1] = {name = name, group = group, start = start}
     end
   end
-  state[field] = text(now) .. ' ' .. text(interval) .. ' ' .. burst .. ' '
-    .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop)
-  redis.call('HSET', STATE, field, state[field])
+  put_quota(field, now, interval, burst, previous, start, stop)
   if calendar ~= '' then
     local is_new, used = not state['used:' .. name], {}
     for at, units in pairs(used_of(name)) do
@@ -180,7 +184,7 @@ for _, quota in ipairs(request.quotas) do
     own_calendars[#own_calendars + 1] = {name, own_start}
   end
 end
-local quotas, names, longest, has_calendar, last_end, expired = {}, {}, 0, false, 0, {}
+local quotas, names, longest, has_calendar, last_end = {}, {}, 0, false, 0
 local replaced_period = 0
 for field, value in pairs(state) do
   local kind, limit, period, calendar, group =
@@ -194,8 +198,9 @@ for field, value in pairs(state) do
     local is_unset = kind == 'set' and not set[name]
     local is_replaced = kind == 'quota' and next(set) and group == '' and not calendar
     if is_unset or reported_at + period + RULES.quota_ttl < now then
-      redis.call('HDEL', STATE, field, 'tat:' .. key, 'used:' .. name)
-      expired[#expired + 1] = 'used:' .. name
+      drop(field)
+      drop('tat:' .. key)
+      drop('used:' .. name)
     elseif is_replaced then
       longest, replaced_period = math.max(longest, period), math.max(replaced_period, period)
     else
@@ -204,8 +209,7 @@ for field, value in pairs(state) do
         previous = skipped > 0 and stop + (skipped - 1) * period or start
         start, stop = stop + skipped * period, stop + (skipped + 1) * period
         entered[#entered + 1] = {name = name, group = group, start = start}
-        redis.call('HSET', STATE, field, text(reported_at) .. ' ' .. text(interval) .. ' ' .. burst
-          .. ' ' .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop))
+        put_quota(field, reported_at, interval, burst, previous, start, stop)
       end
       quotas[#quotas + 1] = {name = name, key = key, limit = limit, period = period,
         interval = interval, burst = burst, group = group, calendar = calendar,
@@ -219,20 +223,17 @@ for field, value in pairs(state) do
     end
   end
 end
-for _, field in ipairs(expired) do state[field] = nil end
 
 -- The log of a group ends with its last quota, and with the epoch, when it may not be in KEYS.
 local in_force = {}
 for _, quota in ipairs(quotas) do in_force['log:' .. quota.group] = true end
 for field, _ in pairs(state) do
-  if string.sub(field, 1, 4) == 'log:' and not in_force[field] then
-    redis.call('HDEL', STATE, field)
-  end
+  if string.match(field, '^log:') and not in_force[field] then drop(field) end
 end
 for group, log in pairs(LOGS) do
   if group ~= '' and state['log:' .. group] ~= state.epoch then
     redis.call('DEL', log)
-    redis.call('HSET', STATE, 'log:' .. group, state.epoch)
+    put('log:' .. group, state.epoch)
   end
 end
 table.sort(names)
@@ -240,17 +241,15 @@ table.sort(quotas, function(a, b) return a.key < b.key end)
 
 -- Calls that have not arrived yet may arrive in a window that is entered now.
 for _, window in ipairs(entered) do
-  local used, log = used_of(window.name), LOGS[window.group]
+  local log, units = LOGS[window.group], 0
   local slots = log and redis.call('ZREVRANGE', log, 0, -1, 'WITHSCORES') or {}
-  local units = used[window.start] or 0
   for i = 1, #slots, 2 do
     local status, latest = string.sub(slots[i], 1, 1), tonumber(slots[i + 1]) + offset
     if status == 'f' or (status == 'r' and latest + RULES.calendar_skew < window.start) then
       units = units + 1
     end
   end
-  used[window.start] = units
-  put_used(window.name, used)
+  add_used(window.name, window.start, units)
 end
 
 -- The starts of the windows in which a call sent at *wall* may arrive.
@@ -265,11 +264,7 @@ end
 local function count(group, at, units)
   for _, quota in ipairs(quotas) do
     if quota.calendar and quota.group == group then
-      local used = used_of(quota.name)
-      for _, start in ipairs(windows(quota, at + offset)) do
-        used[start] = (used[start] or 0) + units
-      end
-      put_used(quota.name, used)
+      for _, start in ipairs(windows(quota, at + offset)) do add_used(quota.name, start, units) end
     end
   end
 end
@@ -281,22 +276,21 @@ local function slot(status, number) return status .. ':' .. process .. ':' .. te
 local function pop(log, number)
   return redis.call('ZREM', log, slot('r', number), slot('f', number)) > 0
 end
-for _, report in ipairs(request.arrived) do
-  local number, at = report[1], now - report[2]
-  for _, group in ipairs(kinds[report[3]]) do
-    local was_known = pop(LOGS[group], number)
-    local is_new = redis.call('ZADD', LOGS[group], text(at), slot('a', number)) == 1
-    if is_new and not was_known then count(group, at, 1) end
+local function book(status, number, kind, latest, counted_at)
+  for _, group in ipairs(kinds[kind]) do
+    local log = LOGS[group]
+    local was_known = pop(log, number) or redis.call('ZSCORE', log, slot('a', number))
+    redis.call('ZADD', log, text(latest), slot(status, number))
+    if not was_known then count(group, counted_at, 1) end
   end
 end
+for _, report in ipairs(request.arrived) do
+  local number, age, kind = unpack(report)
+  book('a', number, kind, now - age, now - age)
+end
 for _, report in ipairs(request.in_flight) do
-  local number = report[1]
-  for _, group in ipairs(kinds[report[2]]) do
-    local was_known = pop(LOGS[group], number)
-      or redis.call('ZSCORE', LOGS[group], slot('a', number))
-    redis.call('ZADD', LOGS[group], text(now + request.grace), slot('f', number))
-    if not was_known then count(group, now, 1) end
-  end
+  local number, kind = unpack(report)
+  book('f', number, kind, now + request.grace, now)
 end
 for _, number in ipairs(request.released) do
   for _, group in ipairs(ALL_LOGS) do
@@ -307,11 +301,8 @@ for _, number in ipairs(request.released) do
           quota.tat = quota.tat - quota.interval
         elseif quota.group == group and reserved_until then
           local opened = tonumber(reserved_until) - request.lease - request.grace + offset
-          local used = used_of(quota.name)
-          if quota.start + 2 * RULES.calendar_skew <= opened and opened < quota.stop
-            and used[quota.start] then
-            used[quota.start] = math.max(0, used[quota.start] - 1)
-            put_used(quota.name, used)
+          if quota.start + 2 * RULES.calendar_skew <= opened and opened < quota.stop then
+            add_used(quota.name, quota.start, -1)
           end
         end
       end
@@ -426,18 +417,22 @@ else
 end
 
 -- The quotas that apply to the calls asked for, and the slots that earlier claims have of them.
-local groups, applying, claims = groups_of(request.groups), {}, {}
+local groups, applying, longest_interval = groups_of(request.groups), {}, 0
 for _, quota in ipairs(quotas) do
   for _, group in ipairs(groups) do
-    if quota.group == group then applying[#applying + 1] = quota end
+    if quota.group == group then
+      applying[#applying + 1] = quota
+      longest_interval = math.max(longest_interval, quota.interval)
+    end
   end
 end
+local claims = {}
 for field, value in pairs(state) do
   local owner = string.match(field, '^claim:(.*)$')
   if owner then
     local since, stop, priority, cost, names = string.match(value, '^(%d+) (%d+) (%d+) (%d+) (.*)$')
     if tonumber(stop) <= now then
-      redis.call('HDEL', STATE, field)
+      drop(field)
     else
       claims[owner] = {since = tonumber(since), priority = tonumber(priority),
         cost = tonumber(cost), groups = names}
@@ -549,12 +544,11 @@ if request.count > 0 then
   end
   local has_turns = request.cost == 1 and next(claims) == nil and redis.call('ZCARD', other) == 0
   if has_turns and not is_alone then
-    local ahead, interval = contenders, 0
+    local ahead = contenders
     if place > now and #opens_in == 0 then
       ahead = redis.call('ZCOUNT', own, '-inf', '(' .. text(place))
     end
-    for _, quota in ipairs(applying) do interval = math.max(interval, quota.interval) end
-    retry_in = retry_in + ahead * interval
+    retry_in = retry_in + ahead * longest_interval
   end
   if yields then retry_in = retry_in + RULES.yield_delay end
   local keeps_until = math.max(at, now + retry_in) + RULES.queue_time
@@ -565,23 +559,19 @@ if request.count > 0 then
 
   -- An expensive call that waits keeps its place; a process that was served waits for the others.
   if request.cost > 1 then
-    local since, wanted = own_claim and own_claim.since or now, request.groups
-    if #opens_in > 0 then
-      local interval = 0
-      for _, quota in ipairs(applying) do interval = math.max(interval, quota.interval) end
-      since = now + #opens_in * request.cost * contenders * interval
-    end
-    local head = text(since) .. ' '
+    local since = own_claim and own_claim.since or now
+    if #opens_in > 0 then since = now + #opens_in * request.cost * contenders * longest_interval end
+    local claim = {text(since), text(since), request.priority, 0, ''}
     if #opens_in < request.count then
-      wanted = table.concat(request.groups, '\n')
-      wanted = (decides and decides.group ~= '') and decides.group or (#request.groups > 0 and '\n' .. wanted or '')
-      redis.call('HSET', STATE, 'claim:' .. process, head .. text(math.max(since, keeps_until)) .. ' '
-        .. request.priority .. ' ' .. request.cost .. ' ' .. wanted .. '\n')
-    elseif since > now then
-      redis.call('HSET', STATE, 'claim:' .. process, head .. text(since) .. ' '
-        .. request.priority .. ' 0 ')
+      local wanted = {'', unpack(request.groups)}
+      if decides and decides.group ~= '' then wanted = {decides.group} end
+      claim = {text(since), text(math.max(since, keeps_until)), request.priority, request.cost,
+        table.concat(wanted, '\n') .. '\n'}
+    end
+    if #opens_in < request.count or since > now then
+      put('claim:' .. process, table.concat(claim, ' '))
     else
-      redis.call('HDEL', STATE, 'claim:' .. process)
+      drop('claim:' .. process)
     end
   end
 end

@@ -302,12 +302,12 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             start, end = known.start, known.end
             quota.spec = replace(spec, previous=known.previous, start=start, end=end)
         elif spec.start > known.start:
-            used = self.used.setdefault(spec.name, {})
-            used[spec.start] = used.get(spec.start, 0) + sum(
+            late = sum(
                 slot.startswith("f")
                 or (slot.startswith("r") and latest + offset + skew < spec.start)
                 for slot, latest in self.log.get(spec.group, {}).items()
             )
+            self._add_used(spec, spec.start, late)
 
     def _book_slots(self, request: LeaseRequest, now: int) -> None:
         process, logs = request.process, request.logs
@@ -350,9 +350,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 quota.tat -= spec.interval
             elif reserved_until is not None:  # only where the window is certain
                 opened = reserved_until - request.lease - request.grace + request.wall - now
-                used = self.used[spec.name]
-                if spec.start + 2 * RULES.calendar_skew <= opened < spec.end and spec.start in used:
-                    used[spec.start] = max(0, used[spec.start] - 1)
+                if spec.start + 2 * RULES.calendar_skew <= opened < spec.end:
+                    self._add_used(spec, spec.start, -1)
 
     @property
     def configured(self) -> tuple[str, ...]:
@@ -374,9 +373,12 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         """Count *units* sent at *at* in all calendar windows in which they may arrive."""
         for quota in self._quotas_of((group,)):
             if quota.spec.calendar:
-                used = self.used.setdefault(quota.spec.name, {})
                 for start in _windows(quota.spec, request, at + request.wall - now):
-                    used[start] = used.get(start, 0) + units
+                    self._add_used(quota.spec, start, units)
+
+    def _add_used(self, spec: QuotaSpec, start: int, units: int) -> None:
+        used = self.used.setdefault(spec.name, {})
+        used[start] = max(0, used.get(start, 0) + units)
 
     def _on_rate_limited(self, request: LeaseRequest, now: int) -> None:
         self.accepted += request.accepted
