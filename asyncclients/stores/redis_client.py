@@ -114,26 +114,26 @@ class Address(NamedTuple):
         location = f"{self.login.reveal()}{_location(*self.hosts[0])}"
         return f"{self.scheme}://{location}{path}?{self.query.reveal()}"
 
+    @property
     def is_complete(self) -> bool:
-        """Return whether the parts suffice; redis-py would read a database name as database 0."""
-        name = self.name
+        """Whether the parts suffice; redis-py would read a database name as database 0."""
+        name, has_hosts = self.name, all(host for host, _ in self.hosts)
         if self.scheme == "unix":
             return bool(name) and not self.kind
-        has_hosts = all(host for host, _ in self.hosts)
-        if self.scheme not in {"redis", "rediss"} or not (has_hosts or name.isdecimal()):
+        if self.scheme not in {"redis", "rediss"}:
             return False
         if self.kind == "sentinel":
             return has_hosts and bool(name)
         if self.kind == "cluster":
             return has_hosts and name in {"", "0"}
-        return len(self.hosts) == 1 and (not name or name.isdecimal())
+        return len(self.hosts) == 1 and (name.isdecimal() or (has_hosts and not name))
 
 
 def _location(host: str, port: int | None) -> str:
     return (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
 
 
-def _parse(url: Secret, *, cluster: bool) -> Address | None:
+def _split(url: Secret, *, cluster: bool) -> Address | None:
     """Return the parts of *url*; None if they cannot be read."""
     text: Any = url.reveal()
     if not isinstance(text, str):
@@ -146,7 +146,7 @@ def _parse(url: Secret, *, cluster: bool) -> Address | None:
         pairs = tuple((each.hostname or "", each.port) for each in split)
     except ValueError:
         return None
-    if kind not in {"", "cluster", "sentinel"} or (cluster and kind == "sentinel"):
+    if kind not in ({"", "cluster"} if cluster else {"", "cluster", "sentinel"}):
         return None
     kind = "cluster" if cluster else kind
     return Address(scheme, kind, Secret(login + at), pairs, parts.path, Secret(parts.query))
@@ -156,11 +156,12 @@ def parse_address(url: str | Secret, *, cluster: bool = False) -> Address:
     """Return the parts of *url*.
 
     Raises:
-        ConfigurationError: it is incomplete, or redis-py does not accept it.
+        ConfigurationError: it is incomplete, or redis-py does not accept it. The error for an
+            incomplete address shows no part of it: any may be of a password.
     """
-    address = _parse(Secret(url), cluster=cluster)
-    if address is None or not address.is_complete():
-        raise _incomplete(address, cluster=cluster)
+    address = _split(Secret(url), cluster=cluster)
+    if address is None or not address.is_complete:
+        raise _incomplete(address, "cluster" if cluster else address.kind if address else "")
     if not _is_connectable(address):
         raise ConfigurationError(
             f"the address of the shared store {address} has a query that redis-py cannot use",
@@ -169,33 +170,25 @@ def parse_address(url: str | Secret, *, cluster: bool = False) -> Address:
     return address
 
 
-def _incomplete(address: Address | None, *, cluster: bool) -> ConfigurationError:
+def _incomplete(address: Address | None, kind: str) -> ConfigurationError:
     """Return the error for an incomplete address. It shows no part: any may be of a password."""
-    kind = address.kind if address is not None else ""
-    if address is not None and kind == "cluster" and address.name.isdecimal():
-        return ConfigurationError(
-            "the address of the shared store ends with the number of a database, and a cluster "
-            "has no database number",
-            advice="Remove the number, as in redis+cluster://host1:6379,host2:6379",
+    name = address.name if address is not None else ""
+    if kind == "cluster" and name.isdecimal():
+        problem = "ends with the number of a database, and a cluster has no database number"
+        advice = "Remove the number, as in redis+cluster://host1:6379,host2:6379"
+    elif kind == "cluster":
+        problem = "is not a redis:// or rediss:// URL of a cluster"
+        advice = "Give it as redis+cluster://host1:6379,host2:6379 to start from any of these nodes"
+    elif kind == "sentinel" and not name:
+        problem = "is not complete: the name of the primary is missing"
+        advice = "Add it, as in redis+sentinel://host1:26379,host2:26379/NAME"
+    else:
+        problem = "is not a redis://, rediss://, redis+cluster://, redis+sentinel:// or unix:// URL"
+        advice = (
+            "Give it as redis://host:6379/0, rediss:// for TLS, or "
+            "redis+sentinel://host1:26379,host2:26379/NAME with the name that Sentinel uses"
         )
-    if cluster or kind == "cluster":
-        return ConfigurationError(
-            "the address of the shared store is not a redis:// or rediss:// URL of a cluster",
-            advice="Give it as redis+cluster://host:6379, or "
-            "redis+cluster://host1:6379,host2:6379 to start from any of several nodes",
-        )
-    if address is not None and kind == "sentinel" and not address.name:
-        return ConfigurationError(
-            "the name of the primary is missing in the address of the shared store",
-            advice="Add the name that Sentinel uses, as in "
-            "redis+sentinel://host1:26379,host2:26379/NAME",
-        )
-    return ConfigurationError(
-        "the address of the shared store is not a redis://, rediss://, redis+cluster://, "
-        "redis+sentinel:// or unix:// URL",
-        advice="Give it as redis://host:6379/0, rediss:// for TLS, or "
-        "redis+sentinel://host1:26379,host2:26379/NAME with the name that Sentinel uses",
-    )
+    return ConfigurationError(f"the address of the shared store {problem}", advice=advice)
 
 
 def _is_connectable(address: Address) -> bool:
@@ -379,49 +372,40 @@ async def check_server(client: RedisClient, store: str) -> None:
 # --- What the server's errors mean ------------------------------------------------------
 
 
-class _Meaning(NamedTuple):
-    """The meaning of an error code, with the store as the subject, and the next step."""
-
-    text: str
-    advice: str
-    is_configuration: bool
-    """True if it ends only when the configuration is changed."""
-
-
 _LOGIN = "Correct user and password in its URL"
-_CLUSTER = (
-    "Write redis+cluster:// or pass cluster=True, or give the address of a server that takes all "
-    "keys for the cluster"
-)
-_MEANINGS = {
-    "NOAUTH": _Meaning("rejects the login: it requires a password", _LOGIN, True),
-    "WRONGPASS": _Meaning("rejects the login: wrong user or password", _LOGIN, True),
-    "NOPERM": _Meaning("rejects a command", "", True),
-    "DENIED": _Meaning(
+_CONFIGURATION = {
+    "NOAUTH": ("rejects the login: it requires a password", _LOGIN),
+    "WRONGPASS": ("rejects the login: wrong user or password", _LOGIN),
+    "NOPERM": ("rejects a command", f"Give the user of its URL these rights: {ACL_RIGHTS}"),
+    "DENIED": (
         "runs in protected mode and rejects connections from other hosts",
         "Set a password on the server, or protected-mode no in a trusted network",
-        True,
     ),
-    "READONLY": _Meaning(
-        "is a read-only replica", "Give the address of the primary, or wait for the failover", True
+    "READONLY": (
+        "is a read-only replica",
+        "Give the address of the primary, or wait for the failover",
     ),
-    "MOVED": _Meaning("is one node of a cluster and has only some of the keys", _CLUSTER, True),
-    "CLUSTERDOWN": _Meaning(
+    "MOVED": (
+        "is one node of a cluster and has only some of the keys",
+        "Write redis+cluster://, pass cluster=True, or name a server that takes all keys",
+    ),
+    "WRONGTYPE": (
+        "holds other data under the same keys",
+        "Choose another prefix=, or another database",
+    ),
+}
+"""Error codes that end only when the configuration is changed: the meaning, and the next step."""
+_OUTAGES = {
+    "CLUSTERDOWN": (
         "is a cluster without some of its nodes",
         "Wait for the failover, or start the missing nodes",
-        False,
     ),
-    "OOM": _Meaning(
-        "is out of memory", "Raise maxmemory, or use a server without other data", False
-    ),
-    "LOADING": _Meaning("is loading its data", "Wait until it has started", False),
-    "MISCONF": _Meaning("cannot save to its disk", "Free disk space on the server", False),
-    "NOREPLICAS": _Meaning("has too few replicas", "Start its replicas", False),
-    "MASTERDOWN": _Meaning("is a replica without a primary", "Start the primary", False),
-    "BUSY": _Meaning("is busy with a script", "Run SCRIPT KILL, or wait", False),
-    "WRONGTYPE": _Meaning(
-        "holds other data under the same keys", "Choose another prefix=, or another database", True
-    ),
+    "OOM": ("is out of memory", "Raise maxmemory, or use a server without other data"),
+    "LOADING": ("is loading its data", "Wait until it has started"),
+    "MISCONF": ("cannot save to its disk", "Free disk space on the server"),
+    "NOREPLICAS": ("has too few replicas", "Start its replicas"),
+    "MASTERDOWN": ("is a replica without a primary", "Start the primary"),
+    "BUSY": ("is busy with a script", "Run SCRIPT KILL, or wait"),
 }
 _UNKNOWN_COMMAND = re.compile(r"unknown command[ `'\"]*(\w*)", re.IGNORECASE)
 
@@ -434,13 +418,18 @@ def explain(store: str, error: Exception) -> ConfigurationError | StoreUnavailab
     """
     if isinstance(error, RedisClusterException):
         return _cluster_error(store, error)
-    if isinstance(error, MasterNotFoundError):
-        return _no_primary(store)
+    if isinstance(error, MasterNotFoundError):  # it does not tell what each Sentinel has replied
+        hosts, _, name = store.partition("://")[2].partition("/")
+        return StoreUnavailableError(
+            f"no Sentinel of {hosts} knows the primary {name} and reaches it",
+            "Check the name and the login, and that the Sentinels and the primary run; with TLS "
+            "write rediss+sentinel://, without it redis+sentinel://",
+        )
     text = re.sub(
         r"[,.;] *$", "", re.sub(r",? (script: [0-9a-f]{40}|with args ).*", "", str(error))
     )[:160]
     code = getattr(error, "status_code", None) or text.partition(" ")[0]
-    if isinstance(error, AuthenticationError) and code not in _MEANINGS:
+    if isinstance(error, AuthenticationError) and code not in _CONFIGURATION:
         code = "NOAUTH" if "without" not in text else "WRONGPASS"
     if isinstance(error, AuthorizationError):
         code = "NOPERM"
@@ -448,14 +437,14 @@ def explain(store: str, error: Exception) -> ConfigurationError | StoreUnavailab
         return _lacks_command(store, unknown[1].upper())
     if isinstance(error, ResponseError) and text.startswith(("ACL failure", "The user exec")):
         code = "NOPERM"  # inside a script, where the code is ERR
-    meaning = _MEANINGS.get(code)
-    if meaning is None:
-        return _connection_error(store, error, text)
-    detail = "" if isinstance(error, AuthenticationError) else f" ({text})"
-    if meaning.is_configuration:
-        advice = meaning.advice or f"Give the user of its URL these rights: {ACL_RIGHTS}"
-        return ConfigurationError(f"the shared store {store} {meaning.text}{detail}", advice=advice)
-    return StoreUnavailableError(f"{type(error).__name__}: it {meaning.text}", meaning.advice)
+    if code in _CONFIGURATION:
+        meaning, advice = _CONFIGURATION[code]
+        detail = "" if isinstance(error, AuthenticationError) else f" ({text})"
+        return ConfigurationError(f"the shared store {store} {meaning}{detail}", advice=advice)
+    if code in _OUTAGES:
+        meaning, advice = _OUTAGES[code]
+        return StoreUnavailableError(f"{type(error).__name__}: it {meaning}", advice)
+    return _connection_error(store, error, text)
 
 
 def is_denied(error: Exception) -> bool:
@@ -471,25 +460,13 @@ def _cluster_error(
     """Explain by what the first nodes of a cluster have replied: redis-py wraps it."""
     cause = next((each for each in _chain(error) if isinstance(each, (RedisError, OSError))), None)
     if cause is None:
-        return StoreUnavailableError(
-            "its nodes do not serve all slots", _MEANINGS["CLUSTERDOWN"][1]
-        )
+        return StoreUnavailableError("its nodes do not serve all slots", _OUTAGES["CLUSTERDOWN"][1])
     explained = explain(store, cause)
     if isinstance(explained, ConfigurationError) or not isinstance(cause, ResponseError):
         return explained
     return ConfigurationError(
         f"the shared store {store} is not a cluster ({cause})",
         advice="Write redis:// instead of redis+cluster://, and leave out cluster=True",
-    )
-
-
-def _no_primary(store: str) -> StoreUnavailableError:
-    """Explain that Sentinel names no primary: redis-py does not keep what each has replied."""
-    hosts, _, name = store.partition("://")[2].partition("/")
-    return StoreUnavailableError(
-        f"no Sentinel of {hosts} knows the primary {name} and reaches it",
-        "Check the name and the login, and that the Sentinels and the primary run; with TLS write "
-        "rediss+sentinel://, without it redis+sentinel://",
     )
 
 
@@ -538,7 +515,6 @@ def _lacks_command(store: str, command: str) -> ConfigurationError:
 
 
 def _too_old(store: str, version: str) -> ConfigurationError:
-    """Return the error for a server without the required commands."""
     return ConfigurationError(
         f"the shared store {store} is version {version}, which is too old",
         advice="Use Redis 6.2 or later, or Valkey",

@@ -15,9 +15,9 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -131,7 +131,8 @@ class SqliteBackend:
         """Apply *request*, see `Backend.apply`."""
 
         def work(connection: sqlite3.Connection) -> LeaseResponse:
-            with _transaction(connection):
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
                 return self._apply(connection, key, request)
 
         return await self._in_thread(work)
@@ -142,15 +143,18 @@ class SqliteBackend:
         now = micros(time.monotonic())
         row = connection.execute("SELECT state FROM quota_log WHERE scope = ?", (key,)).fetchone()
         log = self._read(key, row, request, now)
-        control = connection.execute(_CONTROL, (key,)).fetchone() or ("", "")
-        response = _apply_control(log, request, now, *control)
-        if control[0] and not response.operator_pause:
+        pause, quotas = connection.execute(_CONTROL, (key,)).fetchone() or ("", "")
+        held = max(0, micros(decode_pause(pause).until - time.time())) if pause else 0
+        names = quota_names(decode_quotas(quotas).quotas) if quotas else ()
+        response = log.apply(request, now, held=held, operator_quotas=frozenset(names))
+        if pause and not held:
+            pause = ""
             connection.execute("UPDATE control SET operator_pause = '' WHERE scope = ?", (key,))
         kept = now + log.calendar_ends_in(request)  # as if updated then
         connection.execute(
             "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, kept, _encode(log))
         )
-        return response
+        return replace(response, operator_pause=pause, operator_quotas=quotas)
 
     def _read(
         self, key: str, row: tuple[bytes] | None, request: LeaseRequest, now: int
@@ -207,7 +211,8 @@ class SqliteBackend:
 
         def change(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA synchronous = FULL")  # it outlasts a power cut
-            with _transaction(connection):
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
                 connection.execute("INSERT OR IGNORE INTO control (scope) VALUES (?)", (scope,))
                 connection.execute(_SET[field], (vendor, value, scope))
                 connection.execute(
@@ -249,17 +254,6 @@ def time_transaction(path: Path) -> float:
         raise explain(path, failure) from None
     finally:
         backend.close()
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Generator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -312,16 +306,6 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
         raise _unusable(path, "belongs to another program")
 
 
-def _apply_control(
-    log: QuotaLog, request: LeaseRequest, now: int, pause: str, quotas: str
-) -> LeaseResponse:
-    """Apply *request* to *log*, with what an operator has set, as JSON."""
-    held = max(0, micros(decode_pause(pause).until - time.time())) if pause else 0
-    names = quota_names(decode_quotas(quotas).quotas) if quotas else ()
-    response = log.apply(request, now, held=held, operator_quotas=frozenset(names))
-    return replace(response, operator_pause=pause if held else "", operator_quotas=quotas)
-
-
 def _scopes(connection: sqlite3.Connection) -> list[ScopeLimits]:
     now, logs = micros(time.monotonic()), dict[str, QuotaLog]()
     for scope, state in connection.execute("SELECT scope, state FROM quota_log"):
@@ -347,25 +331,25 @@ def _scopes(connection: sqlite3.Connection) -> list[ScopeLimits]:
 
 
 _CONFIGURATION_ERRORS = {
-    "SQLITE_CANTOPEN": "cannot be opened, or a file that SQLite keeps beside it",
-    "SQLITE_CORRUPT": "is damaged",
-    "SQLITE_ERROR": "belongs to another program",
-    "SQLITE_NOTADB": "is not an SQLite file, or is damaged",
-    "SQLITE_PERM": "cannot be written",
-    "SQLITE_READONLY": "cannot be written",
+    "CANTOPEN": "cannot be opened, or a file that SQLite keeps beside it",
+    "CORRUPT": "is damaged",
+    "ERROR": "belongs to another program",
+    "NOTADB": "is not an SQLite file, or is damaged",
+    "PERM": "cannot be written",
+    "READONLY": "cannot be written",
 }
 _OUTAGES = {
-    "SQLITE_BUSY": "End the program that keeps it locked",
-    "SQLITE_FULL": "Free space on its disk",
-    "SQLITE_IOERR": "Check its disk",
-    "SQLITE_LOCKED": "End the program that keeps it locked",
+    "BUSY": "End the program that keeps it locked",
+    "FULL": "Free space on its disk",
+    "IOERR": "Check its disk",
+    "LOCKED": "End the program that keeps it locked",
 }
 
 
 def explain(path: Path, failure: sqlite3.Error) -> ConfigurationError | StoreUnavailableError:
     """Return *failure* as an error of configuration or an outage."""
     name = getattr(failure, "sqlite_errorname", "") or type(failure).__name__
-    code = "_".join(name.split("_")[:2])
+    code = "".join(name.split("_")[1:2])
     if code in _CONFIGURATION_ERRORS and name != "SQLITE_READONLY_DBMOVED":
         return _unusable(path, f"{_CONFIGURATION_ERRORS[code]} ({failure})")
     advice = _OUTAGES.get(code, "Check the file and its disk")
