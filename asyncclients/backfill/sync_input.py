@@ -415,27 +415,11 @@ class SyncInput:
         )
 
 
-async def _chunks(source: Source) -> AsyncIterator[list[Row]]:
-    """Yield all rows of *source*, some hundreds at a time."""
-    ready: list[Row] = []
-    while chunk := await source.chunk():
-        ready += chunk
-        if len(ready) >= CHUNK:
-            yield ready
-            ready = []
-    if ready:
-        yield ready
-
-
 async def _blocks(source: Source, known: KnownLines) -> AsyncIterator[Block]:
     """Yield all rows of *source*, and the places of its *known* lines."""
-    if isinstance(source, FileSource) and source.has_lines:
-        while blocks := await source.blocks(known):
-            for block in blocks:
-                yield block
-    else:
-        async for rows in _chunks(source):
-            yield Block(range(0), rows, array("q", bytes(8 * len(rows))))
+    while blocks := await source.blocks(known):
+        for block in blocks:
+            yield block
 
 
 def _version_of(source: Rows) -> tuple[int, ...] | None:

@@ -169,8 +169,8 @@ class CsvReader(TextReader):
                 error = "has a NUL byte; the file is damaged, or is not text"
             if "\n" in text or "\r" in text:
                 self._check_multiline(first, record)
-            if len(record) != len(columns):
-                error = self._width_error(record) or error
+            if any(cell.strip() for cell in record[len(columns) :]) or len(record) < len(columns):
+                error = f"has {len(record)} cells where the header has {len(columns)}"
             if error:
                 record = [_printable(cell) for cell in record]
             pairs = zip(columns, record, strict=False)
@@ -182,13 +182,6 @@ class CsvReader(TextReader):
                     self._warn_unnamed(first, record)
             data.columns = columns
             yield ParsedLine(first, data, error, len(text))
-
-    def _width_error(self, record: list[str]) -> str:
-        """Return the error of a *record* with too few cells, or with values beyond the last column."""
-        width = len(self._columns)
-        if len(record) > width and not any(cell.strip() for cell in record[width:]):
-            return ""
-        return f"has {len(record)} cells where the header has {width}"
 
     def _check_multiline(self, first: int, record: list[str]) -> None:
         """Raise `InputError` if *record* is probably several rows between two stray quotes.
@@ -233,7 +226,7 @@ def _look_like_rows(lines: list[str], separators: int) -> bool:
     if separators == 0:
         return len(matching) > _MAX_LINES
     cells = [line.partition(",")[0] for line in lines]
-    patterns = {_RUN.sub(_kind_of_run, cell) for cell in cells}
+    patterns = {_RUN.sub(lambda run: "9" if run[0].isdigit() else "a", cell) for cell in cells}
     # `a9` for `row12`, `a@a.a` for an address. A single word or a short number is no evidence.
     is_evidence = any(len(pattern) > 1 for pattern in patterns) or (
         patterns == {"9"}
@@ -243,10 +236,6 @@ def _look_like_rows(lines: list[str], separators: int) -> bool:
     )
     same_pattern = len(patterns) == 1 and is_evidence and len(matching) == len(lines) > 1
     return same_pattern or len(matching) * separators >= _MIN_SEPARATORS
-
-
-def _kind_of_run(run: re.Match[str]) -> str:
-    return "9" if run[0].isdigit() else "a"
 
 
 def _encoding_error(text: str) -> str:

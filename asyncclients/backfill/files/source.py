@@ -128,39 +128,32 @@ class FileSource:
         self._rows = iter(file)
         self._encoding_error: InputError | None = None
 
-    async def chunk(self) -> list[Row]:
-        """Return the next rows; an empty list at the end."""
-        return await in_thread(self._chunk)  # a cancellation waits for the thread
-
-    def _chunk(self) -> list[Row]:
-        chunk: list[Row] = []
-        size = 0
-        for number, parsed in enumerate(itertools.islice(self._rows, _CHUNK_ROWS), self._count + 1):
-            chunk.append(Row(number, parsed.line, parsed.data, parsed.error))
-            size += parsed.size
-            if size > _CHUNK_BYTES:
-                break
-        self._count += len(chunk)
-        self._file.check_unchanged()
-        return chunk
-
     @property
     def has_lines(self) -> bool:
-        """True if `blocks` can be used in place of `chunk`."""
+        """True if lines can be known."""
         return isinstance(self._file, TextReader)
 
-    async def blocks(self, known: KnownLines) -> list[Block]:
-        """Return the next rows, without reading those in *known* lines; an empty list at the end."""
-        return await in_thread(self._blocks, self._file, known)
+    async def chunk(self) -> list[Row]:
+        """Return the next rows; an empty list at the end."""
+        return [row for block in await self.blocks(None) for row in block.rows]
 
-    def _blocks(self, lines: TextReader, known: KnownLines) -> list[Block]:
+    async def blocks(self, known: KnownLines | None) -> list[Block]:
+        """Return the next rows, without reading those in *known* lines; an empty list at the end."""
+        return await in_thread(self._blocks, known)  # a cancellation waits for the thread
+
+    def _blocks(self, known: KnownLines | None) -> list[Block]:
         blocks: list[Block] = []
-        end, read, size = lines.number + _SKIPPED_LINES, 0, 0
-        while lines.number < end and read < _CHUNK_ROWS and size <= _CHUNK_BYTES:
-            if places := known.skip(lines):
-                blocks.append(Block(places, [], array("q")))
-                self._count += len(places)
-                continue
+        lines = self._file if known is not None and isinstance(self._file, TextReader) else None
+        end = _SKIPPED_LINES + (0 if lines is None else lines.number)
+        read = size = 0
+        while read < _CHUNK_ROWS and size <= _CHUNK_BYTES:
+            if lines is not None and known is not None:
+                if lines.number >= end:
+                    break
+                if places := known.skip(lines):
+                    blocks.append(Block(places, [], array("q")))
+                    self._count += len(places)
+                    continue
             parsed = next(self._rows, None)
             if parsed is None:
                 break
@@ -168,8 +161,8 @@ class FileSource:
             if not blocks or blocks[-1].known:
                 blocks.append(Block(range(0), [], array("q")))
             blocks[-1].rows.append(Row(self._count, parsed.line, parsed.data, parsed.error))
-            is_line = parsed.line == lines.number
-            blocks[-1].lines.append(lines.last_digest() if is_line else 0)
+            is_line = lines is not None and parsed.line == lines.number
+            blocks[-1].lines.append(lines.last_digest() if lines and is_line else 0)
             read, size = read + 1, size + parsed.size
         self._file.check_unchanged()
         return blocks
@@ -263,6 +256,13 @@ class IterableSource:
             number = next(self._numbers)
             return [Row(number, number, data)]
         return []
+
+    async def blocks(self, _: KnownLines | None) -> list[Block]:
+        """Return the next rows, some hundreds; an empty list at the end."""
+        rows: list[Row] = []
+        while len(rows) < _CHUNK_ROWS and (chunk := await self.chunk()):
+            rows += chunk
+        return [Block(range(0), rows, array("q", bytes(8 * len(rows))))] if rows else []
 
     async def count(self) -> int | None:
         """Return the number of rows; None if the iterable does not know it."""

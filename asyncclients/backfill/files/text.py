@@ -35,15 +35,15 @@ EXCEL = "WINDOWS-1252"
 """The usual encoding of a text file that is not UTF-8."""
 _HEAD_SIZE = 4096
 """Bytes at the start of a file that its format is recognised by."""
-_UNPACK = "Unpack it; gzip is the only compression that is read directly"
 _FORMATS = (
     (rb"PK\x03\x04", "is an Excel workbook or a ZIP archive", "Save the sheet as CSV UTF-8"),
     (rb"\xd0\xcf\x11\xe0", "is an Excel workbook", "Save the sheet as CSV UTF-8"),
     (rb"PAR1", "is a Parquet file", "Name it .parquet"),
-    (rb"BZh\d1AY&SY", "is compressed with bzip2", _UNPACK),
-    (rb"\xfd7zXZ\x00", "is compressed with xz", _UNPACK),
-    (rb"\x28\xb5\x2f\xfd", "is compressed with zstd", _UNPACK),
-    (rb"\x1f\x8b", "is compressed twice", _UNPACK),
+    (
+        rb"BZh\d1AY&SY|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|\x1f\x8b",
+        "is compressed with bzip2, xz or zstd, or compressed twice",
+        "Unpack it; gzip is the only compression that is read directly",
+    ),
     (rb"SQLite format 3\x00", "is an SQLite database", "Export the table as CSV"),
     (rb"%PDF-", "is a PDF document", "Export the table as CSV"),
     (
