@@ -158,11 +158,14 @@ class _BatchResult(NamedTuple):
         return [change for change, value in pairs if id(value) in missing]
 
 
+WriteFailure = Callable[[Row, BaseException], None]
+
+
 class ChangeLog:
     """The `RowLog` of a sync: the data of each row is its `Change`."""
 
-    def __init__(self, memory: SyncMemory, target: Target) -> None:
-        self._memory, self._target = memory, target
+    def __init__(self, memory: SyncMemory, target: Target, write_failure: WriteFailure) -> None:
+        self._memory, self._target, self._write_failure = memory, target, write_failure
         self._state = memory.state
         self.warnings: list[str] = []
         self.settled = 0  # changes that need no further call
@@ -266,6 +269,9 @@ class ChangeLog:
         """Return the id of the item in the last response; None if it has none."""
         if self._target.batch:
             return change.name
+        if change.result is None:
+            self.warn(f"{change.name}: its id is not known: the vendor returned nothing")
+            return None
         try:
             found = self._target.subject.item_id(change.result)
             key = self._target.subject.key(change.result)
@@ -294,7 +300,7 @@ class ChangeLog:
             self._settle(change)
             return
         memory.remove_intent(change.key)
-        memory.write_failure(change.row, failure)
+        self._write_failure(change.row, failure)
         self._state.failed += 1
         is_final = classify_error(failure, sent=True, idempotent=True) is RowOutcome.FAILED
         if is_final and change.action in SENT:

@@ -50,7 +50,7 @@ from asyncclients.backfill.files.text import KnownLines
 from asyncclients.backfill.rows import RowConverter, check_mapped
 from asyncclients.backfill.state.stored_rows import digest
 from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
-from asyncclients.backfill.sync_changes import Action
+from asyncclients.backfill.sync_changes import Action, WriteFailure
 from asyncclients.backfill.sync_targets import (
     Shape,
     Target,
@@ -67,7 +67,6 @@ CHUNK = 256
 _SORTED_AT_ONCE = 10_000
 """Keys that are handled between two turns of the event loop."""
 
-OnInvalid = Callable[[Row, Exception], None]
 Remember = Callable[[str], Awaitable[RememberedLines]]
 
 
@@ -141,7 +140,7 @@ class SyncInput:
             await check_mapped(self.converter, self._source)
 
     async def examine(
-        self, on_invalid: OnInvalid, remember: Remember, *, compare_listed: bool
+        self, on_invalid: WriteFailure, remember: Remember, *, compare_listed: bool
     ) -> None:
         """Read all rows; *compare_listed*: compute `listed` and `shape` as well.
 
@@ -188,7 +187,7 @@ class SyncInput:
             self.listed += nothing
         self.agrees += b"\1" * len(places)
 
-    def _add_new(self, block: Block, on_invalid: OnInvalid, *, compare_listed: bool) -> None:
+    def _add_new(self, block: Block, on_invalid: WriteFailure, *, compare_listed: bool) -> None:
         """Add the rows of *block*."""
         rows = block.rows
         values = self._add_valid(rows) or [self._add(row, on_invalid) for row in rows]
@@ -253,7 +252,7 @@ class SyncInput:
         self.keys.extend(keys)
         return [Row(row.number, row.line, value) for row, value in zip(rows, values, strict=True)]
 
-    def _add(self, row: Row, on_invalid: OnInvalid) -> Row | None:
+    def _add(self, row: Row, on_invalid: WriteFailure) -> Row | None:
         """Add *row*; return it with its value, None if it is invalid or skipped."""
         value, key, problem = None, 0, ""
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from itertools import compress
 from typing import Any, Literal
+
+import msgspec
 
 from asyncclients.arguments import Ratio
 from asyncclients.backfill.delivery import Delivery, PushTarget
@@ -25,9 +26,10 @@ from asyncclients.backfill.sync_changes import (
     Change,
     ChangeLog,
     SyncCalls,
+    WriteFailure,
     decide,
 )
-from asyncclients.backfill.sync_input import CHUNK, OnInvalid, SyncInput, Tree, deletion_order
+from asyncclients.backfill.sync_input import CHUNK, SyncInput, Tree, deletion_order
 from asyncclients.backfill.sync_targets import Target, key_digest
 from asyncclients.core.call import config_of
 from asyncclients.errors import BackfillStoppedError, InputError
@@ -72,23 +74,29 @@ class Sync:
         memory: SyncMemory,
         options: SyncOptions,
     ) -> None:
-        self._rows, self._target, self._to = rows, target, to
-        self._memory, self._options, self._state = memory, options, memory.state
-        self._log = ChangeLog(memory, target)
+        self._rows, self._target, self._memory, self._options = rows, target, memory, options
+        self._state = memory.state
+        self._builder, self._invalid = _builder(target), InvalidRows()
+        call = to.target if target.is_operation else None
+        self._write_failure: WriteFailure = memory.write_failure
+        if options.dry_run:
+            to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
+            call, self._write_failure = self._build, self._invalid.add
+        self._max_failed = to.max_failed
+        self._log = ChangeLog(memory, target, self._write_failure)
         self._tree = Tree(target, rows, memory)
         self._is_list_uncertain = False
         self._total: int | None = None
         self._missing: list[int] = []
         self._deletions: list[int] = []
         self._planned: int | None = None
-        self._write_failure: OnInvalid = memory.write_failure
         self._handed_out = 0
         self._delivery = Delivery(
             to,
             rows.converter,
             self._log,
             flow=options.flow,
-            call=to.target if target.is_operation else None,
+            call=call,
             is_idempotent=lambda change: change.is_idempotent,
         )
         self._counter, self._breaker = self._delivery.counter, self._delivery.breaker
@@ -102,7 +110,7 @@ class Sync:
 
     async def _work(self) -> None:
         try:
-            await self._examine(self._write_failure)
+            await self._examine()
             self._check_invalid()
             await self._adopt()
             await self._settle_absent_intents()
@@ -124,18 +132,18 @@ class Sync:
 
     # --- Examine ----------------------------------------------------------------------------
 
-    async def _examine(self, on_invalid: OnInvalid) -> None:
+    async def _examine(self) -> None:
         memory, rows, state = self._memory, self._rows, self._state
         has_listed = self._options.adopt or state.page > 0 or await memory.has_listed()
         if self._options.adopt:
             state.layout = ""  # the list is compared with all rows
-        await rows.examine(on_invalid, memory.lines, compare_listed=has_listed)
+        await rows.examine(self._write_failure, memory.lines, compare_listed=has_listed)
         state.source, state.failed = rows.name, rows.invalid
 
     def _check_invalid(self) -> None:
         """Raise `BackfillStoppedError` if too many rows are invalid."""
         memory, rows = self._memory, self._rows
-        if len(rows) >= _MIN_ROWS and rows.invalid > self._to.max_failed * len(rows):
+        if len(rows) >= _MIN_ROWS and rows.invalid > self._max_failed * len(rows):
             raise BackfillStoppedError(
                 f"{rows.invalid:,} of {len(rows):,} rows are invalid; nothing was sent",
                 advice=f"See {memory.failures} and correct the input or its mapping. To continue "
@@ -406,7 +414,7 @@ class Sync:
         known = [
             row.data.key for row in changes if row.data.action in (Action.UPDATE, Action.DELETE)
         ]
-        if self._options.dry_run or not known:
+        if not known:
             return
         for key in known:
             self._memory.doubt(key, items[key])
@@ -454,66 +462,34 @@ class Sync:
     # --- Plan -------------------------------------------------------------------------------
 
     async def plan(self) -> Plan:
-        """Return what `work` would do, without changing anything at the vendor."""
-        invalid = InvalidRows()
-        self._write_failure = invalid.add
-        await self._examine(invalid.add)
-        if self._options.adopt:
-            await self._adopt()
+        """Return what `run` would do, after a run that only builds its requests."""
+        await self._examine()
+        await self._adopt()
         await self._decide()
-        target, state, limit = self._target, self._state, self._options.limit
-        builder = _builder(target)
-        changes, unbuilt, wrong = list[Change](), 0, 0
-        counts = Counter[Action]()
-        async for change in self._planned_changes():
-            if limit is not None and counts.total() >= limit:
-                break
-            counts[change.action] += 1
-            unbuilt += change.action is Action.LOCATE
-            change.action = Action.UPDATE if change.action is Action.UPDATE else Action.CREATE
-            if target.parent_field is not None and change.parent is None:
-                unbuilt += 1  # its parent has no id yet
-                continue
-            changes.append(change)
-            if len(changes) >= max(1, target.batch):
-                wrong += await self._build(builder, changes)
-                changes.clear()
-        wrong += await self._build(builder, changes)
-        sent = counts.total()
-        deletions = min(state.planned[2], (limit or sys.maxsize) - sent)
+        await self._send()
+        state = self._state
         return Plan(
             rows=len(self._rows),
-            valid=sent - wrong,
-            invalid=state.failed + wrong,
+            valid=state.created + state.updated,
+            invalid=state.failed,
             skipped=state.skipped,
-            create=counts[Action.CREATE] + counts[Action.LOCATE],
-            update=counts[Action.UPDATE],
-            delete=deletions,
+            create=state.created,
+            update=state.updated,
+            delete=state.deleted,
             unchanged=state.unchanged,
-            missing=state.missing,
-            **builder.facts(unbuilt + deletions + self._counter.requests),
-            **invalid.facts(),
+            missing=len(self._missing),
+            **self._builder.facts(self._counter.requests),
+            **self._invalid.facts(),
         )
 
-    async def _planned_changes(self) -> AsyncGenerator[Change]:
-        for level in range(self._tree.height):
-            async for rows in self._changes(level):
-                for row in rows:
-                    yield row.data
-
-    async def _build(self, builder: RequestBuilder, changes: list[Change]) -> int:
-        """Build the requests of *changes*; return the number of rows that cannot be sent."""
-        if not changes:
-            return 0
-        try:
-            await builder(changes if self._target.batch else changes[0])
-        except Exception as error:  # noqa: BLE001 - such a row fails in a run
-            if len(changes) == 1:
-                self._write_failure(changes[0].row, error)
-                return 1
+    async def _build(self, argument: Any) -> None:
+        """Build the request of a change or of a batch, or count it if it cannot be built yet."""
+        change: Change = argument[0] if self._target.batch else argument
+        has_parent = self._target.parent_field is None or change.parent is not None
+        if has_parent and change.action in (Action.CREATE, Action.UPDATE):
+            await self._builder(argument)
         else:
-            return 0
-        return sum([await self._build(builder, [change]) for change in changes])
+            self._builder.requests += 1
 
     # --- Report -----------------------------------------------------------------------------
 
