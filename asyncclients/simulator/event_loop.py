@@ -23,6 +23,7 @@ class _Timer(asyncio.TimerHandle):
     """A callback with its arguments."""
 
     __slots__ = ("args", "callback", "is_cancelled")
+    __repr__ = object.__repr__
 
     def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         self.callback, self.args, self.is_cancelled = callback, args, False
@@ -32,9 +33,6 @@ class _Timer(asyncio.TimerHandle):
 
     def cancelled(self) -> bool:
         return self.is_cancelled
-
-    def __repr__(self) -> str:
-        return f"<{self.callback!r} with {self.args!r}>"
 
 
 class SimulatedLoop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -69,25 +69,17 @@ class Record:
         self.waits: list[float] = []
 
     def report(
-        self,
-        quota: Quota,
-        server: str,
-        latency: str,
-        *,
-        workers: int,
-        seconds: float,
-        seed: int,
+        self, quota: Quota, server: str, latency: str, *, seconds: float, **settings: Any
     ) -> SimulationReport:
-        """Return the figures of the finished run."""
+        """Return the figures of the finished run, with its *settings*: `workers` and `seed`."""
         warm = min(max(2 * quota.period, 60.0), seconds / 2)
         arrivals = sorted((*self.accepted_at, *self.rejected_at))
         return SimulationReport(
             quota=quota,
             server=server,
             latency=latency,
-            workers=workers,
             seconds=seconds,
-            seed=seed,
+            **settings,
             calls=len(arrivals),
             rejected=len(self.rejected_at),
             rejected_late=_share_after(seconds / 5, self.rejected_at, arrivals),

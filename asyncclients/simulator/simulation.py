@@ -11,8 +11,9 @@ yet. The backlog never ends.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,7 +21,7 @@ from asyncclients.arguments import shown
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota
+from asyncclients.ratelimit.quota import Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.simulator.event_loop import SimulatedLoop
 from asyncclients.simulator.models import LATENCIES, SERVERS
@@ -39,18 +40,6 @@ _BACKLOG = PermitRequest(Priority.BACKGROUND)
 _INTERACTIVE = PermitRequest(Priority.INTERACTIVE)
 
 
-class Client(Protocol):
-    """The methods that a simulation needs of a limiter; see `LimiterProtocol`."""
-
-    @property
-    def quotas(self) -> tuple[Quota, ...]: ...
-    def next_permit_at(
-        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
-    ) -> float: ...
-    def acquire(self, now: float, demand: Demand = ONE) -> Any: ...
-    def on_response(self, permit: Any, now: float, info: RateLimitInfo | None) -> None: ...
-
-
 class Call(msgspec.Struct, eq=False):
     """One call of the backlog or of a user.
 
@@ -65,10 +54,11 @@ class Call(msgspec.Struct, eq=False):
     permit: Any = None
 
 
+@dataclass(eq=False)
 class Simulation:
     """One client and one server.
 
-    Args:
+    Attributes:
         limiter: the limiter under test.
         server: counts what arrives.
         latency: durations on the network and at the server.
@@ -78,25 +68,19 @@ class Simulation:
         random: source of all random numbers of the run.
     """
 
-    def __init__(
-        self,
-        limiter: LimiterProtocol,
-        server: ServerLimit,
-        latency: Latency,
-        *,
-        workers: int,
-        interactive: float,
-        retry_after: bool,
-        random: Random,
-    ) -> None:
-        self.server, self.latency = server, latency
-        self.workers, self.interactive = workers, interactive
-        self.retry_after = retry_after
-        self.random = random
-        self.split = random.random()
+    limiter: LimiterProtocol
+    server: ServerLimit
+    latency: Latency
+    workers: int
+    interactive: float
+    retry_after: bool
+    random: Random
+
+    def __post_init__(self) -> None:
+        self.split = self.random.random()
         self.record = Record()
         self.loop = SimulatedLoop()
-        self.scheduler = Scheduler(limiter, self.loop.as_loop)
+        self.scheduler = Scheduler(self.limiter, self.loop.as_loop)
 
     def run(self, seconds: float) -> Record:
         """Simulate *seconds* and return what happened."""
@@ -174,7 +158,7 @@ def simulate(
     admission: Literal["adaptive", "exact"] = "adaptive",
     retry_after: bool = True,
     seed: int = 0,
-    client: Client | None = None,
+    client: Any = None,
 ) -> SimulationReport:
     """Send a backlog through a limiter to a server model in virtual time; return the figures.
 
@@ -189,7 +173,8 @@ def simulate(
         admission: the limiter's mode, as in `SessionPool(admission=...)`.
         retry_after: rejections carry `Retry-After`.
         seed: the same seed gives the same run.
-        client: a limiter to use instead of ours, for comparison.
+        client: a limiter to use instead of ours, for comparison. Of `LimiterProtocol` it needs
+            `quotas`, `next_permit_at`, `acquire` and `on_response`.
 
     Raises:
         ConfigurationError: for an unknown name, a calendar quota or one of certain operations,
@@ -204,20 +189,18 @@ def simulate(
             advice="Leave them out for an hour with 50 workers and a backlog alone",
         )
     random = Random(f"{server} {latency} {seed}")
-    limiter: LimiterProtocol = Limiter((quota,), admission=admission)
-    if client is not None:
-        limiter = cast("LimiterProtocol", client)
     simulation = Simulation(
-        limiter,
-        model(quota, random),
-        route,
+        limiter=Limiter((quota,), admission=admission) if client is None else client,
+        server=model(quota, random),
+        latency=route,
         workers=workers,
         interactive=interactive,
         retry_after=retry_after,
         random=random,
     )
-    record = simulation.run(seconds)
-    return record.report(quota, server, latency, workers=workers, seconds=seconds, seed=seed)
+    return simulation.run(seconds).report(
+        quota, server, latency, workers=workers, seconds=seconds, seed=seed
+    )
 
 
 def _check_quota(quota: Any) -> None:

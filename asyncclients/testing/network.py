@@ -7,12 +7,12 @@ asyncio, not by either resolver of aiohttp. All other hosts can.
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 VENDOR_DOMAINS = (
     "intouchinsight.com",
@@ -35,28 +35,21 @@ def no_vendor_network() -> Generator[None]:
     """
     import aiohttp
 
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(socket, "getaddrinfo", _guarded(socket.getaddrinfo)))
-        for resolver in (aiohttp.ThreadedResolver, aiohttp.AsyncResolver):
-            guarded = _guarded_method(resolver.resolve)
-            stack.enter_context(patch.object(resolver, "resolve", guarded))
-        yield
+    look_up, resolve = socket.getaddrinfo, aiohttp.AsyncResolver.resolve
 
-
-def _guarded(look_up: Callable[..., Any]) -> Callable[..., Any]:
     def getaddrinfo(host: bytes | str | None, *args: Any, **options: Any) -> Any:
         _check(host)
         return look_up(host, *args, **options)
 
-    return getaddrinfo
-
-
-def _guarded_method(look_up: Callable[..., Any]) -> Callable[..., Any]:
-    async def resolve(self: object, host: str, *args: Any, **options: Any) -> Any:
+    async def resolve_host(self: Any, host: str, *args: Any, **options: Any) -> Any:
         _check(host)
-        return await look_up(self, host, *args, **options)
+        return await resolve(self, host, *args, **options)
 
-    return resolve
+    with (
+        patch.object(socket, "getaddrinfo", getaddrinfo),
+        patch.object(aiohttp.AsyncResolver, "resolve", resolve_host),
+    ):
+        yield
 
 
 def _check(host: bytes | str | None) -> None:
