@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import csv
 import gzip
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -32,6 +33,7 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 
 Row = dict[str, str]
+Target = Callable[[Any], Awaitable[Any]]
 OnProgress = Callable[[Progress], None] | None
 
 
@@ -106,113 +108,110 @@ def data_rows(name: str, limit: int) -> list[Row]:
         return list(islice(csv.DictReader(file), limit))
 
 
+def push_jobs(
+    sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Mapping[str, int]
+) -> list[DemoJob]:
+    """Return a push of *counts* rows for each vendor but Intouch, with its state in *folder*."""
+    totango = TotangoClient.from_env(pool, sandbox.environ)
+    emma = EmmaClient.from_env(pool, sandbox.environ)
+    intempt = IntemptClient.from_env(pool, sandbox.environ)
+    onboarding = DigitalOnboardingClient.from_env(pool, sandbox.environ)
+    collection = sandbox.state("intempt").add_collection("frequencies", "id")
+    notes, events = sandbox.state("totango").touchpoints, sandbox.state("emma").touchpoints
+
+    def job(client: VendorClient, data: str, target: Target, **fields: Any) -> DemoJob:
+        rows = data_rows(data, counts[client.vendor.name])
+        return _push_job(client, rows, target, folder, **fields)
+
+    return [
+        job(
+            totango,
+            "earthquakes",
+            totango.touchpoints.create,
+            convert=_note,
+            key=itemgetter("content"),
+            stored=notes.values,
+            web=lambda client: client.touchpoint_types.list(),
+            every=3.0,
+        ),
+        job(
+            emma,
+            "earthquakes",
+            emma.touchpoints.create,
+            convert=_touchpoint,
+            key=lambda touchpoint: touchpoint["attributes"]["id"],
+            stored=events.values,
+            web=lambda client: client.touchpoint_types.list(),
+            every=1.5,
+            prepare=lambda: emma.touchpoint_types.create("earthquake", "Earthquake"),
+        ),
+        job(
+            intempt,
+            "airport-frequencies",
+            partial(intempt.collections.insert, str(collection.id)),
+            convert=dict,
+            key=lambda frequency: str(frequency["id"]),
+            stored=collection.items.values,
+            web=lambda client: client.info(),
+            every=1.0,
+        ),
+        job(
+            onboarding,
+            "airports-us",
+            onboarding.contacts.upsert,
+            convert=_contact,
+            key=itemgetter("unique_id"),
+            stored=sandbox.state("digital_onboarding").contacts.values,
+            web=lambda client: client.templates.list(),
+            every=1.0,
+        ),
+    ]
+
+
 def _push_job(
     client: VendorClient,
-    folder: Path,
     rows: Sequence[Row],
-    target: Callable[[Any], Awaitable[Any]],
+    target: Target,
+    folder: Path,
     *,
-    map: Callable[[Row], dict[str, Any]] | dict[str, str] | None = None,  # noqa: A002 - as push's
-    found: Callable[[], list[str]],
+    convert: Callable[[Row], dict[str, Any]],
+    key: Callable[[Any], str],
+    stored: Callable[[], Collection[Any]],
+    prepare: Callable[[], Awaitable[object]] | None = None,
     **fields: Any,
 ) -> DemoJob:
-    """Return the push of *rows* to *target*; *found* returns the keys of the rows that arrived."""
+    """Return the push of *rows*; *key* identifies what *convert* returns, and what is *stored*."""
 
     async def run(progress: OnProgress) -> None:
+        if prepare is not None:
+            await prepare()
         state = folder / f"{client.vendor.name}.state"
-        await push(rows, target, map=map, state=state, progress=progress)
+        await push(rows, target, map=convert, state=state, progress=progress)
 
-    return DemoJob(client=client, found=found, done=lambda: len(found()), run=run, **fields)
-
-
-def totango_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> DemoJob:
-    """Return the push of *count* earthquakes as touchpoints."""
-    client = TotangoClient.from_env(pool, sandbox.environ)
-    touchpoints = sandbox.state("totango").touchpoints
-    quakes = data_rows("earthquakes", count)
-
-    def touchpoint(quake: Row) -> dict[str, Any]:
-        title = f"{quake['title']} ({quake['id']})"
-        return {"account_id": quake["net"], "content": title, "create_date": int(quake["time_ms"])}
-
-    return _push_job(
-        client,
-        folder,
-        quakes,
-        client.touchpoints.create,
-        map=touchpoint,
-        expected=[touchpoint(quake)["content"] for quake in quakes],
-        found=lambda: [str(each["content"]) for each in touchpoints.values()],
-        web=lambda client: client.touchpoint_types.list(),
-        every=3.0,
+    return DemoJob(
+        client=client,
+        expected=[key(convert(row)) for row in rows],
+        found=lambda: [key(each) for each in stored()],
+        done=lambda: len(stored()),
+        run=run,
+        **fields,
     )
 
 
-def emma_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> DemoJob:
-    """Return the push of *count* earthquakes as touchpoints, ten in a call."""
-    client = EmmaClient.from_env(pool, sandbox.environ)
-    touchpoints: dict[Any, Any] = sandbox.state("emma").touchpoints
-    quakes = data_rows("earthquakes", count)
-
-    def touchpoint(quake: Row) -> dict[str, Any]:
-        return {
-            "email": "observatory@example.com",
-            "type_name": "earthquake",
-            "touchpoint_monetary_value": float(quake["magnitude"] or 0),
-            "attributes": {"id": quake["id"]},
-        }
-
-    job = _push_job(
-        client,
-        folder,
-        quakes,
-        client.touchpoints.create,
-        map=touchpoint,
-        expected=[quake["id"] for quake in quakes],
-        found=lambda: [each["attributes"]["id"] for each in touchpoints.values()],
-        web=lambda client: client.touchpoint_types.list(),
-        every=1.5,
-    )
-
-    async def run(progress: OnProgress) -> None:
-        await client.touchpoint_types.create("earthquake", "Earthquake")
-        await job.run(progress)
-
-    return replace(job, run=run)
+def _note(quake: Row) -> dict[str, Any]:
+    title = f"{quake['title']} ({quake['id']})"
+    return {"account_id": quake["net"], "content": title, "create_date": int(quake["time_ms"])}
 
 
-def intempt_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> DemoJob:
-    """Return the push of *count* radio frequencies of airports into a collection."""
-    client = IntemptClient.from_env(pool, sandbox.environ)
-    collection = sandbox.state("intempt").add_collection("frequencies", "id")
-    frequencies = data_rows("airport-frequencies", count)
-    return _push_job(
-        client,
-        folder,
-        frequencies,
-        partial(client.collections.insert, str(collection.id)),
-        expected=[frequency["id"] for frequency in frequencies],
-        found=lambda: list(collection.items),
-        web=lambda client: client.info(),
-        every=1.0,
-    )
+def _touchpoint(quake: Row) -> dict[str, Any]:
+    return {
+        "email": "observatory@example.com",
+        "type_name": "earthquake",
+        "touchpoint_monetary_value": float(quake["magnitude"] or 0),
+        "attributes": {"id": quake["id"]},
+    }
 
 
-def digital_onboarding_job(
-    sandbox: Sandbox, pool: SessionPool, folder: Path, count: int
-) -> DemoJob:
-    """Return the push of *count* airports as contacts."""
-    client = DigitalOnboardingClient.from_env(pool, sandbox.environ)
-    contacts = sandbox.state("digital_onboarding").contacts
-    airports = data_rows("airports-us", count)
-    return _push_job(
-        client,
-        folder,
-        airports,
-        client.contacts.upsert,
-        map={"iata": "unique_id", "name": "name_last", "latitude": "", "longitude": ""},
-        expected=[airport["iata"] for airport in airports],
-        found=lambda: list(contacts),
-        web=lambda client: client.templates.list(),
-        every=1.0,
-    )
+def _contact(airport: Row) -> dict[str, Any]:
+    place = {name: airport[name] for name in ("city", "state", "country")}
+    return {"unique_id": airport["iata"], "name_last": airport["name"], **place}

@@ -20,11 +20,7 @@ _WAIT = 1.0
 
 
 class NaiveClient:
-    """Reads the contacts of Intouch.
-
-    Attributes:
-        sandbox: its mock vendor.
-    """
+    """Reads the contacts of Intouch from the mock vendor *sandbox*."""
 
     def __init__(self, session: aiohttp.ClientSession, sandbox: Sandbox) -> None:
         self.sandbox = sandbox

@@ -17,15 +17,7 @@ import msgspec
 
 from asyncclients import IntouchClient, SessionPool
 from asyncclients.backfill import Progress
-from asyncclients.cli.demo.jobs import (
-    DemoJob,
-    OnProgress,
-    digital_onboarding_job,
-    emma_job,
-    intempt_job,
-    send_at_random,
-    totango_job,
-)
+from asyncclients.cli.demo.jobs import DemoJob, OnProgress, push_jobs, send_at_random
 from asyncclients.cli.demo.naive import NaiveClient
 from asyncclients.cli.demo.records import DemoResult, duplicated, lost, pages_served
 from asyncclients.sandbox import Sandbox
@@ -51,14 +43,7 @@ _POLL = 0.05
 
 
 class Backfill:
-    """`asyncclients pull` in a process of its own, which is killed once.
-
-    Attributes:
-        pid: id of the process that was killed.
-        killed_at: loop time of the kill; None before.
-        rows_before: rows that the vendor had sent until then.
-        resumed_at: loop time of the second start; None before.
-    """
+    """`asyncclients pull` in a process of its own, which is killed once, at `rows_before` rows."""
 
     def __init__(self, sandbox: Sandbox, folder: Path, total: int) -> None:
         self._sandbox, self._folder, self._total = sandbox, folder, total
@@ -67,11 +52,7 @@ class Backfill:
         self.resumed_at: float | None = None
 
     async def run(self, progress: OnProgress) -> None:
-        """Pull, be killed after a third of the rows, and pull the others.
-
-        Raises:
-            ChildProcessError: the command failed.
-        """
+        """Pull, be killed after a third of the rows, and pull the others."""
         loop = asyncio.get_running_loop()
         self.pid = await self._pull(progress, self._total // 3)
         self.rows_before, self.killed_at = self.done(), loop.time()
@@ -138,14 +119,7 @@ class Backfill:
 
 
 class Scenario:
-    """All jobs of the demo, and the naive client.
-
-    Attributes:
-        jobs: those of the five vendors, Intouch first.
-        backfill: that of Intouch.
-        sandbox: the mock vendors of the jobs.
-        pools: those of this process.
-    """
+    """All jobs of the demo, Intouch's first, and the naive client."""
 
     def __init__(
         self,
@@ -161,10 +135,7 @@ class Scenario:
         self._ended_at: float | None = None
 
     async def run(self, watch: Callable[[str], OnProgress] | None = None) -> None:
-        """Do all jobs; the naive client is stopped after them, if it has not ended before.
-
-        *watch* returns the callback for the progress of the job with a name.
-        """
+        """Do all jobs; the naive client is stopped after them, if it has not ended before."""
         naive = asyncio.create_task(self._run_naive())
         try:
             async with asyncio.TaskGroup() as group:
@@ -247,13 +218,8 @@ async def open_scenario(*, fast: bool) -> AsyncGenerator[Scenario]:
             for each in (sandbox, naive_sandbox):
                 each.state("intouch").grow(contacts=rows["intouch"])
             backfill = Backfill(sandbox, folder, rows["intouch"])
-            jobs = [
-                _intouch_job(sandbox, shared, backfill),
-                totango_job(sandbox, pool, folder, rows["totango"]),
-                emma_job(sandbox, pool, folder, rows["emma"]),
-                intempt_job(sandbox, pool, folder, rows["intempt"]),
-                digital_onboarding_job(sandbox, pool, folder, rows["digital_onboarding"]),
-            ]
+            intouch = _intouch_job(sandbox, shared, backfill)
+            jobs = [intouch, *push_jobs(sandbox, pool, folder, rows)]
             naive = NaiveClient(session, naive_sandbox)
             yield Scenario(sandbox, (pool, shared), jobs, backfill, naive)
 
