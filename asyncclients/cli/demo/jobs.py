@@ -117,12 +117,7 @@ def push_jobs(
     intempt = IntemptClient.from_env(pool, sandbox.environ)
     onboarding = DigitalOnboardingClient.from_env(pool, sandbox.environ)
     collection = sandbox.state("intempt").add_collection("frequencies", "id")
-    notes, events = sandbox.state("totango").touchpoints, sandbox.state("emma").touchpoints
-
-    def job(client: VendorClient, data: str, target: Target, **fields: Any) -> DemoJob:
-        rows = data_rows(data, counts[client.vendor.name])
-        return _push_job(client, rows, target, folder, **fields)
-
+    job = partial(_push_job, folder, counts)
     return [
         job(
             totango,
@@ -130,7 +125,7 @@ def push_jobs(
             totango.touchpoints.create,
             convert=_note,
             key=itemgetter("content"),
-            stored=notes.values,
+            stored=sandbox.state("totango").touchpoints.values,
             web=lambda client: client.touchpoint_types.list(),
             every=3.0,
         ),
@@ -140,7 +135,7 @@ def push_jobs(
             emma.touchpoints.create,
             convert=_touchpoint,
             key=lambda touchpoint: touchpoint["attributes"]["id"],
-            stored=events.values,
+            stored=sandbox.state("emma").touchpoints.values,
             web=lambda client: client.touchpoint_types.list(),
             every=1.5,
             prepare=lambda: emma.touchpoint_types.create("earthquake", "Earthquake"),
@@ -150,8 +145,8 @@ def push_jobs(
             "airport-frequencies",
             partial(intempt.collections.insert, str(collection.id)),
             convert=dict,
-            key=lambda frequency: str(frequency["id"]),
-            stored=collection.items.values,
+            key=itemgetter("id"),
+            stored=lambda: [{"id": key} for key in collection.items],
             web=lambda client: client.info(),
             every=1.0,
         ),
@@ -169,10 +164,11 @@ def push_jobs(
 
 
 def _push_job(
-    client: VendorClient,
-    rows: Sequence[Row],
-    target: Target,
     folder: Path,
+    counts: Mapping[str, int],
+    client: VendorClient,
+    data: str,
+    target: Target,
     *,
     convert: Callable[[Row], dict[str, Any]],
     key: Callable[[Any], str],
@@ -180,7 +176,8 @@ def _push_job(
     prepare: Callable[[], Awaitable[object]] | None = None,
     **fields: Any,
 ) -> DemoJob:
-    """Return the push of *rows*; *key* identifies what *convert* returns, and what is *stored*."""
+    """Return the push of a data file; *key* identifies what *convert* returns, and is *stored*."""
+    rows = data_rows(data, counts[client.vendor.name])
 
     async def run(progress: OnProgress) -> None:
         if prepare is not None:
