@@ -33,6 +33,7 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 
 Row = dict[str, str]
+Counts = Mapping[str, int]
 Target = Callable[[Any], Awaitable[Any]]
 OnProgress = Callable[[Progress], None] | None
 
@@ -108,9 +109,7 @@ def data_rows(name: str, limit: int) -> list[Row]:
         return list(islice(csv.DictReader(file), limit))
 
 
-def push_jobs(
-    sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Mapping[str, int]
-) -> list[DemoJob]:
+def push_jobs(sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Counts) -> list[DemoJob]:
     """Return a push of *counts* rows for each vendor but Intouch, with its state in *folder*."""
     totango = TotangoClient.from_env(pool, sandbox.environ)
     emma = EmmaClient.from_env(pool, sandbox.environ)
@@ -165,7 +164,7 @@ def push_jobs(
 
 def _push_job(
     folder: Path,
-    counts: Mapping[str, int],
+    counts: Counts,
     client: VendorClient,
     data: str,
     target: Target,
