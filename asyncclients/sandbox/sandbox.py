@@ -129,15 +129,15 @@ class Sandbox:
 
     def requests(self, vendor: VendorName) -> tuple[Arrival, ...]:
         """Return the last *history* requests to *vendor*, in the order of their responses."""
-        return tuple(self._vendors[vendor].log.recent)
+        return tuple(self._vendors[vendor].recent)
 
     def rejected(self, vendor: VendorName) -> int:
         """Return the number of requests that the rate limit of *vendor* rejected."""
-        return self._vendors[vendor].log.rejected
+        return self._vendors[vendor].summary.rejected
 
     def summary(self, vendor: VendorName) -> Summary:
-        """Return exact counts of all requests to *vendor*."""
-        return self._vendors[vendor].summary()
+        """Return exact counts of all requests to *vendor*, which later ones change."""
+        return self._vendors[vendor].summary
 
     def fail(
         self, vendor: VendorName, fault: Fault | str, times: int | None = 1, match: Match = None

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,7 +26,7 @@ from .limits import Rules
 from .vendor import RejectedError, Reply, SandboxRequest, segments_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
     from multidict import CIMultiDictProxy
@@ -68,60 +67,48 @@ class Arrival:
         return not self.rejected
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Counts of a whole run.
+    """Exact counts of all requests to one vendor so far, by status as well.
 
-    `quota_use` is the share of the requests that the limit allowed per credential between the
-    first and the last arrival, with one full window at the start; 0 without a limit.
+    `first_at` and `last_at` are loop times of arrivals, None without any.
     """
 
-    vendor: str
-    arrivals: int
-    rejected: int
-    by_status: Mapping[int | None, int]
-    first_at: float | None
-    last_at: float | None
-    quota_use: float
-
-
-class RequestLog:
-    """The last *history* requests of one vendor, and exact counts of all requests."""
-
-    def __init__(self, history: int) -> None:
-        self.recent: deque[Arrival] = deque(maxlen=history)
+    def __init__(self, vendor: str, quota: tuple[float, float] | None) -> None:
+        self.vendor, self._quota = vendor, quota
         self.rejected = 0
-        self._by_status: Counter[int | None] = Counter()
+        self.by_status: Counter[int | None] = Counter()
+        self.first_at: float | None = None
+        self.last_at: float | None = None
         self._credentials: set[str] = set()
         self._accepted = 0
-        self._first_at, self._last_at = math.inf, -math.inf
 
-    def write(self, arrival: Arrival) -> None:
-        """Add *arrival*."""
-        self.recent.append(arrival)
-        self._by_status[arrival.status] += 1
+    @property
+    def arrivals(self) -> int:
+        """The number of requests."""
+        return self.by_status.total()
+
+    @property
+    def quota_use(self) -> float:
+        """The share of the requests that the limit allowed per credential that were made.
+
+        Between the first and the last arrival, with one full window at the start; 0 without a
+        limit.
+        """
+        if not self._quota or self.first_at is None or self.last_at is None:
+            return 0.0
+        limit, period = self._quota
+        allowed = limit * (1 + (self.last_at - self.first_at) / period)
+        return self._accepted / (allowed * max(1, len(self._credentials)))
+
+    def add(self, arrival: Arrival) -> None:
+        """Count *arrival*."""
         self.rejected += arrival.rejected
+        self.by_status[arrival.status] += 1
         if arrival.credential:
             self._credentials.add(arrival.credential)
             self._accepted += arrival.accepted
-        self._first_at = min(self._first_at, arrival.at)
-        self._last_at = max(self._last_at, arrival.at)
-
-    def summary(self, vendor: str, quota: tuple[float, float] | None) -> Summary:
-        """Return the counts, compared with *quota*: (requests, seconds)."""
-        arrivals, use = self._by_status.total(), 0.0
-        if quota and self._credentials:
-            windows = 1 + (self._last_at - self._first_at) / quota[1]
-            use = self._accepted / (quota[0] * windows * len(self._credentials))
-        return Summary(
-            vendor=vendor,
-            arrivals=arrivals,
-            rejected=self.rejected,
-            by_status=dict(self._by_status),
-            first_at=self._first_at if arrivals else None,
-            last_at=self._last_at if arrivals else None,
-            quota_use=use,
-        )
+        self.first_at = arrival.at if self.first_at is None else min(self.first_at, arrival.at)
+        self.last_at = arrival.at if self.last_at is None else max(self.last_at, arrival.at)
 
 
 @dataclass(slots=True)
@@ -148,21 +135,17 @@ class VendorServer:
         latency: tuple[float, float],
     ) -> None:
         self.vendor = vendor
-        self.log = RequestLog(history)
+        self.recent: deque[Arrival] = deque(maxlen=history)
         self.faults = Faults()
         self.closing = asyncio.Event()
         self._quota = quota
+        if callable(quota):
+            model = quota()
+            quota = model.limit, model.period
+        self.summary = Summary(vendor.name, quota)
         self._limits: dict[str, ServerLimit] = {}
         self._wall = wall
         self._latency = latency
-
-    def summary(self) -> Summary:
-        """Return exact counts of all requests."""
-        quota = self._quota
-        if callable(quota):
-            limit = quota()
-            quota = limit.limit, limit.period
-        return self.log.summary(self.vendor.name, quota)
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
@@ -251,7 +234,8 @@ class VendorServer:
             status=status,
             rejected=exchange.is_over_limit,
         )
-        self.log.write(arrival)
+        self.recent.append(arrival)
+        self.summary.add(arrival)
 
 
 async def _send(request: web.BaseRequest, exchange: _Exchange) -> web.StreamResponse:
