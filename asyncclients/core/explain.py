@@ -128,7 +128,7 @@ def _of_store(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
 
 
 def _of_own_quotas(scheduler: Scheduler, demand: Demand, now: float) -> Iterator[str]:
-    for group, at in scheduler.limiter.openings(now, demand=demand).items():
+    for group, at in scheduler.limiter.openings(now, demand).items():
         if group and at > now:
             whose = "its " if group.startswith("share:") else ""
             name = demand.describe(group, scheduler.limiter.quotas)

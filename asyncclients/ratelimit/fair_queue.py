@@ -83,6 +83,11 @@ class FlowQueue:
         self._queued = 0  # flows that are in a heap
         self.waiting = 0
 
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether only calls that take one unit of the quotas of all calls wait."""
+        return ONE in self.kinds and len(self.kinds) == 1
+
     def push(
         self,
         name: str | None,

@@ -259,7 +259,7 @@ class Limiter:
         }
 
     def openings(
-        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+        self, now: float, demand: Demand = ONE, *, reserve: int = 0, spaced: bool = False
     ) -> dict[str, float]:
         """Return for each group of quotas when a call of *demand* may take from it, from *now* on.
 
@@ -297,7 +297,7 @@ class Limiter:
     # --- Granting and settling ------------------------------------------------------
 
     def next_permit_at(
-        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+        self, now: float, demand: Demand = ONE, *, reserve: int = 0, spaced: bool = False
     ) -> float:
         """Return the earliest instant, not before *now*, at which a permit may be acquired.
 
@@ -306,7 +306,7 @@ class Limiter:
         one at a time. `math.inf`: only a response can free a slot, so ask again after one.
         """
         if demand is not ONE:
-            return max(self.openings(now, reserve, spaced=spaced, demand=demand).values())
+            return max(self.openings(now, demand, reserve=reserve, spaced=spaced).values())
         at = self._not_before(now) if self._was_paused else now
         for window in self._ordinary.windows:
             if (opens_at := window.next_at(now, reserve)) > at:

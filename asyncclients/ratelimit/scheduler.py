@@ -99,8 +99,6 @@ class InFlightLimit:
         blocked: the `dispatch` methods of the schedulers that wait for room, in order.
     """
 
-    __slots__ = ("blocked", "in_use", "limit")
-
     def __init__(self, limit: float = math.inf) -> None:
         self.limit = limit
         self.in_use = 0
@@ -129,37 +127,30 @@ class InteractiveForecast:
     quota, and after a window with a single one, which can wait for the next slot.
 
     Attributes:
+        count: slots that interactive calls have taken in the current window.
+        until: loop instant at which that window ends.
         last_at: loop instant of the latest interactive grant.
     """
 
-    __slots__ = ("_current", "_index", "_period", "_previous", "_until", "last_at")
-
     def __init__(self, period: float) -> None:
         self._period = period
-        self._index = 0
-        self._previous = self._current = 0
-        self._until = 0.0
+        self._index = self._previous = self.count = 0
+        self.until = 0.0
         self.last_at = -math.inf
 
-    def _advance(self, now: float) -> None:
+    def advance(self, now: float) -> None:
+        """Begin the window of *now*, after `until`."""
         index = int(now // self._period)
         if index != self._index:
-            self._previous = self._current if index == self._index + 1 else 0
-            self._index, self._current = index, 0
-        self._until = (index + 1) * self._period
-
-    def count(self, now: float, cost: int = 1) -> None:
-        """Count an interactive call that took *cost* slots at *now*."""
-        if now >= self._until:
-            self._advance(now)
-        self._current += cost
-        self.last_at = now
+            self._previous = self.count if index == self._index + 1 else 0
+            self._index, self.count = index, 0
+        self.until = (index + 1) * self._period
 
     def remaining(self, now: float) -> int:
         """Return how many more interactive calls are expected in the window of *now*."""
-        if now >= self._until:
-            self._advance(now)
-        return max(0, self._previous - self._current) if self._previous > 1 else 0
+        if now >= self.until:
+            self.advance(now)
+        return max(0, self._previous - self.count) if self._previous > 1 else 0
 
 
 class Scheduler:
@@ -175,35 +166,9 @@ class Scheduler:
         in_flight: requests of this scope in flight.
         on_long_wait: called once for each cause that keeps calls longer than a few minutes.
         planned: background calls that a flow is going to make, by flow, for `eta_of_flow`.
-        sent: permits granted, less those that were cancelled.
-        sent_background: those of them for background calls.
+        sent_background: background calls among `sent`.
         rejected: calls that the vendor rejected with 429.
     """
-
-    __slots__ = (
-        "_background",
-        "_closed",
-        "_deadlines",
-        "_delayed_until",
-        "_forecast",
-        "_grants_since_background",
-        "_interactive",
-        "_long_waits",
-        "_rejected_later",
-        "_resuming",
-        "_started_at",
-        "_timer",
-        "in_flight",
-        "in_flight_limit",
-        "limiter",
-        "loop",
-        "max_in_flight",
-        "on_long_wait",
-        "planned",
-        "rejected",
-        "sent",
-        "sent_background",
-    )
 
     def __init__(
         self,
@@ -217,7 +182,8 @@ class Scheduler:
         self.max_in_flight = math.inf if max_in_flight is None else max_in_flight
         self.in_flight = 0
         self.planned: dict[str | None, int] = {}
-        self.sent = self.sent_background = 0
+        self._granted = self._cancelled = self.sent_background = 0
+        self._last_background = 0  # number of the latest grant to background
         self.rejected = self._rejected_later = 0
         self.loop = loop
         self._started_at = loop.time()
@@ -227,7 +193,6 @@ class Scheduler:
         # Calls that wait and have a deadline, and their places in the queue.
         self._deadlines: dict[asyncio.Future[Permit], tuple[PermitRequest, tuple[Flow, Kind]]] = {}
         self._delayed_until: dict[Demand, float] = {}  # when its calls were examined last
-        self._grants_since_background = 0
         self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
         self._timer = Timer(loop, self.dispatch)
@@ -239,16 +204,20 @@ class Scheduler:
 
     def try_acquire(self, request: PermitRequest) -> Permit | None:
         """Return a permit if one is available now and no call with precedence waits."""
-        is_background, demand = bool(request.priority), request.demand
-        if self._interactive.kinds or (is_background and self._background.kinds):
+        shared, demand = self.in_flight_limit, request.demand
+        if self._interactive.kinds or self.in_flight >= self.max_in_flight:
             return None
-        shared = self.in_flight_limit
-        if self.in_flight >= self.max_in_flight or shared.in_use >= shared.limit:
+        if shared.in_use >= shared.limit or self._closed:
             return None
         now = self.loop.time()
-        terms = self._terms_of(self._background, now) if is_background else (0, False)
-        at = self.limiter.next_permit_at(now, terms[0], spaced=terms[1], demand=demand)
-        return None if at > now or self._closed else self._grant(now, is_background, demand)
+        if not request.priority:
+            at = self.limiter.next_permit_at(now, demand)
+        elif self._background.kinds:
+            return None
+        else:
+            reserve, spaced = self._terms_of(self._background, now)
+            at = self.limiter.next_permit_at(now, demand, reserve=reserve, spaced=spaced)
+        return self._grant(now, request.priority, demand) if at <= now else None
 
     async def acquire(self, request: PermitRequest) -> Permit:
         """Wait for the turn of *request* and return its permit.
@@ -352,7 +321,7 @@ class Scheduler:
     def _grants_before(self, own: int, priority: Priority) -> int:
         """Return the grants before that of a call with *own* calls of its class ahead."""
         every = _BACKGROUND_EVERY - 1
-        until_background = max(0, every - self._grants_since_background)
+        until_background = max(0, every - (self._granted - self._last_background))
         if priority:
             return own + min(self._interactive.waiting, until_background + every * own)
         return own + min(self._background.waiting, (own + every - until_background) // every)
@@ -381,13 +350,20 @@ class Scheduler:
 
     def _next(self, now: float) -> tuple[float, FlowQueue, Demand]:
         """Return queue and kind of the call that is sent next, and when to ask again if not now."""
-        queues = self._in_turn()
-        first = queues[0]
-        if ONE in first.kinds and len(first.kinds) == 1:
-            # It needs the quotas of all calls only: nothing may pass it.
+        first = self._in_turn()[0]
+        if first.is_ordinary:  # it needs the quotas of all calls only: nothing may pass it
             reserve, spaced = self._terms_of(first, now)
-            return self.limiter.next_permit_at(now, reserve, spaced=spaced), first, ONE
-        return self._next_of_kinds(now, queues)
+            return self.limiter.next_permit_at(now, reserve=reserve, spaced=spaced), first, ONE
+        again_at = math.inf
+        for queue, demand, closed in self._kinds_in_turn(now):
+            reserve, spaced = self._terms_of(queue, now)
+            at = self.limiter.next_permit_at(now, demand, reserve=reserve, spaced=spaced)
+            if at <= now:
+                return at, queue, demand
+            again_at = min(again_at, at, *closed.values())
+            if "" in closed or not closed:
+                return again_at, queue, demand
+        return again_at, first, ONE
 
     def _in_turn(self) -> tuple[FlowQueue, FlowQueue]:
         """Return the queues, the one whose turn it is first."""
@@ -396,25 +372,21 @@ class Scheduler:
             return background, interactive
         return interactive, background
 
-    def _next_of_kinds(
-        self, now: float, queues: tuple[FlowQueue, FlowQueue]
-    ) -> tuple[float, FlowQueue, Demand]:
-        blocked, again_at = set[str](), math.inf
-        for queue in queues:
+    def _kinds_in_turn(self, now: float) -> Iterator[tuple[FlowQueue, Demand, dict[str, float]]]:
+        """Yield the waiting kinds in the order of their turns, each with its closed groups.
+
+        A group of quotas is closed until an instant. Kinds that need a group of certain
+        operations, or of a share, that is closed to an earlier kind are left out.
+        """
+        blocked = set[str]()
+        for queue in self._in_turn():
             reserve, spaced = self._terms_of(queue, now)
             for demand in queue.in_order():
-                openings = self.limiter.openings(now, reserve, spaced=spaced, demand=demand)
-                if not blocked.isdisjoint(openings):
-                    continue
-                at = self.limiter.next_permit_at(now, reserve, spaced=spaced, demand=demand)
-                if at <= now:
-                    return at, queue, demand
-                closed = {group: until for group, until in openings.items() if until > now}
-                again_at = min(again_at, at, *closed.values())
-                blocked.update(closed or ("",))
-                if "" in blocked:
-                    return again_at, queue, demand
-        return again_at, queues[0], ONE
+                openings = self.limiter.openings(now, demand, reserve=reserve, spaced=spaced)
+                if blocked.isdisjoint(openings):
+                    closed = {group: at for group, at in openings.items() if at > now}
+                    yield queue, demand, closed
+                    blocked.update(filter(None, closed))
 
     def _terms_of(self, queue: FlowQueue, now: float) -> tuple[int, bool]:
         """Return the slots to keep for others than calls of *queue*, and whether to space these.
@@ -432,18 +404,21 @@ class Scheduler:
 
     def _is_due(self) -> bool:
         """Return whether the next grant is background's even if interactive calls wait."""
-        return self._grants_since_background >= _BACKGROUND_EVERY - 1
+        return self._granted - self._last_background >= _BACKGROUND_EVERY - 1
 
-    def _grant(self, now: float, is_background: bool, demand: Demand) -> Permit:
+    def _grant(self, now: float, is_background: int, demand: Demand) -> Permit:
+        self._granted += 1
+        self.in_flight += 1
+        self.in_flight_limit.in_use += 1
         if is_background:
             self.sent_background += 1
-            self._grants_since_background = 0
+            self._last_background = self._granted
         else:
-            self._grants_since_background += 1
-            self._forecast.count(now, demand.cost)
-        self.in_flight += 1
-        self.sent += 1
-        self.in_flight_limit.in_use += 1
+            forecast = self._forecast
+            if now >= forecast.until:
+                forecast.advance(now)
+            forecast.count += demand.cost
+            forecast.last_at = now
         return self.limiter.acquire(now, demand)
 
     def _is_full(self) -> bool:
@@ -468,7 +443,7 @@ class Scheduler:
 
     def cancel(self, permit: Permit, priority: Priority) -> None:
         """Settle the call of *permit*: it was never sent, so its slot is free."""
-        self.sent -= 1
+        self._cancelled += 1
         self.sent_background -= priority is Priority.BACKGROUND
         self.limiter.cancel(permit, self.loop.time())
         self.dispatch()
@@ -504,6 +479,11 @@ class Scheduler:
             self.dispatch()
 
     # --- Statistics -------------------------------------------------------------
+
+    @property
+    def sent(self) -> int:
+        """Permits granted, less those that were cancelled."""
+        return self._granted - self._cancelled
 
     @property
     def has_unexplained_rejections(self) -> bool:
@@ -554,7 +534,7 @@ class Scheduler:
     def _ahead(self, priority: Priority, demand: Demand, now: float) -> int:
         """Return the slots that waiting calls of the class take before a new call of *demand*."""
         queue = self._queue_of(priority)
-        if ONE in queue.kinds and len(queue.kinds) == 1:
+        if queue.is_ordinary:
             return queue.waiting
         kinds = self._kinds_before(queue, demand, now)
         return sum(kind.waiting * other.cost for other, kind in kinds)
@@ -563,13 +543,12 @@ class Scheduler:
         self, queue: FlowQueue, demand: Demand, now: float
     ) -> list[tuple[Demand, Kind]]:
         """Return the waiting kinds that a new call of *demand* does not pass."""
-        own = self.limiter.openings(now, demand=demand)
+        own = self.limiter.openings(now, demand)
         return [
             (other, kind)
             for other, kind in queue.kinds.items()
             if all(
-                at <= now or group in own
-                for group, at in self.limiter.openings(now, demand=other).items()
+                at <= now or group in own for group, at in self.limiter.openings(now, other).items()
             )
         ]
 
@@ -626,7 +605,7 @@ class Scheduler:
         }
         for queue in (self._interactive, self._background):
             for demand, kind in queue.kinds.items():
-                for group, at in self.limiter.openings(now, demand=demand).items():
+                for group, at in self.limiter.openings(now, demand).items():
                     if group and at > now:
                         name = demand.describe(group, quotas)
                         found[name] = found.get(name, 0) + kind.waiting
@@ -646,27 +625,15 @@ class Scheduler:
         """
         shared = self.in_flight_limit
         room = min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
-        demand = self._first_kind()
+        first, found = self._in_turn()[0], ONE
+        if not first.is_ordinary:
+            kinds = self._kinds_in_turn(self.loop.time())
+            found = next((demand for _, demand, closed in kinds if not any(closed)), ONE)
         for priority in Priority:
-            kind = self._queue_of(priority).kinds.get(demand)
+            kind = self._queue_of(priority).kinds.get(found)
             if kind is not None and kind.waiting:
-                return max(0, int(min(kind.waiting, room))), priority, demand
+                return max(0, int(min(kind.waiting, room))), priority, found
         return 0, Priority.BACKGROUND, ONE
-
-    def _first_kind(self) -> Demand:
-        """Return the kind that waits for the quotas of all calls only, in the order of `_next`."""
-        blocked, now = set[str](), self.loop.time()
-        for queue in self._in_turn():
-            if ONE in queue.kinds and len(queue.kinds) == 1:
-                return ONE
-            for demand in queue.in_order():
-                openings = self.limiter.openings(now, demand=demand)
-                if blocked.isdisjoint(openings):
-                    closed = [group for group, at in openings.items() if group and at > now]
-                    if not closed:
-                        return demand
-                    blocked.update(closed)
-        return ONE
 
     def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:
         """Raise a copy of *error* in each waiting call; *for_good*: in later calls as well."""

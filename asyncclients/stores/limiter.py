@@ -67,10 +67,10 @@ class SharedLimiter:
         return self._local.kind_of(demand)
 
     def openings(
-        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+        self, now: float, demand: Demand = ONE, *, reserve: int = 0, spaced: bool = False
     ) -> dict[str, float]:
         """Return when a call of *demand* may take from each group of quotas, by what is known."""
-        found = self._local.openings(now, reserve, spaced=spaced, demand=demand)
+        found = self._local.openings(now, demand, reserve=reserve, spaced=spaced)
         fallback = self._outage.fallback
         if fallback is not None:
             found[""] = max(found[""], self._outage.next_permit_at(now, demand))
@@ -84,10 +84,10 @@ class SharedLimiter:
         return found
 
     def next_permit_at(
-        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+        self, now: float, demand: Demand = ONE, *, reserve: int = 0, spaced: bool = False
     ) -> float:
         """Return when a permit can be acquired; infinity until the store responds."""
-        at = self._local.next_permit_at(now, reserve, spaced=spaced, demand=demand)
+        at = self._local.next_permit_at(now, demand, reserve=reserve, spaced=spaced)
         if at == math.inf:
             return at
         held_until = self._state.held_until

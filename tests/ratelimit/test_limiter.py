@@ -188,9 +188,9 @@ def test_reserved_slots_are_left_free() -> None:
         limiter.on_response(send(limiter, now), now, None)
     assert limiter.next_permit_at(7.0) < math.inf
     assert limiter.next_permit_at(7.5) == 7.5
-    assert limiter.next_permit_at(7.5, 2) == 10.0
-    assert limiter.next_permit_at(7.5, 3) == 15.0
-    assert limiter.next_permit_at(7.5, 99) == 15.0, "one slot at least can always be had"
+    assert limiter.next_permit_at(7.5, reserve=2) == 10.0
+    assert limiter.next_permit_at(7.5, reserve=3) == 15.0
+    assert limiter.next_permit_at(7.5, reserve=99) == 15.0, "one slot at least can always be had"
 
 
 def test_spaced_call_keeps_its_distance() -> None:

@@ -148,7 +148,7 @@ class Greedy:
     quotas = (TWO,)
 
     def next_permit_at(
-        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+        self, now: float, demand: Demand = ONE, *, reserve: int = 0, spaced: bool = False
     ) -> float:
         return now
 
