@@ -96,7 +96,7 @@ def _of_quotas(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
         yield f"{state.control.pause} in all processes (`asyncclients limits resume` ends it)"
     if state.paused_for:
         yield f"the vendor has rate-limited the scope: nothing is sent for {span_text(state.paused_for)}"
-    if state.probing and state.in_flight:
+    if state.probing and scheduler.in_flight:
         yield "after several 429s in a row, one call at a time is sent until one is accepted"
     quotas = zip(scheduler.limiter.quotas, state.holds, state.opens_in, strict=True)
     full = [each for each in quotas if each[2] > 0 and not each[0].operations]

@@ -290,7 +290,7 @@ class Feedback:
             self._relax_after *= 2
             return
         self.rate_factor = max(min_rate, self.rate_factor * _RATE_CUT)
-        if permit is not None and permit.slot_idle_for > _IDLE_SHARE * self.period:
+        if permit is not None and permit.sent_at - permit.slot_free_at > _IDLE_SHARE * self.period:
             self.burst_factor = 0.0
             return
         bursts_suspected = self.burst_factor <= _BURSTS_SUSPECTED

@@ -77,7 +77,6 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         opens_in: until a slot of each quota is free by this process's count; inf if only a
             response can free one.
         paced_for: until the token bucket allows the next call.
-        in_flight: calls sent and not yet settled.
         paused_for: until the pause ends; 0 without a pause.
         held_for: until the pause of an operator ends; 0 without one.
         external_rate: calls per second of other clients on the same quota.
@@ -95,7 +94,6 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     holds: tuple[int, ...]
     opens_in: tuple[float, ...]
     paced_for: float
-    in_flight: int
     paused_for: float
     external_rate: float
     probing: bool
@@ -173,7 +171,6 @@ class Limiter:
         self.feedback = Feedback((), may_relax=not self._exact)
         self.external = ExternalUsage(self.feedback)
         self._latest = Permit(0, -math.inf)
-        self._in_flight = 0
         self._was_paused = False
         self._probe: Permit | None = None
         self._obeys_pause = False  # since the last call, a pause that the vendor asked for
@@ -232,7 +229,8 @@ class Limiter:
             for key in demand.quotas(self.quotas):
                 groups.setdefault(key[0], []).append(self._window(key, now))
             windows = tuple(window for group in groups.values() for window in group)
-            taken = self._taken[demand] = Taken(demand.cost, windows, groups)
+            unknown = (math.inf,) * len(windows)
+            taken = self._taken[demand] = Taken(demand.cost, windows, groups, unknown)
         return taken
 
     def _window(self, key: tuple[str, Quota], now: float) -> Window:
@@ -316,38 +314,45 @@ class Limiter:
     def acquire(self, now: float, demand: Demand = ONE) -> Permit:
         """Hold the slots of *demand*. Only if `next_permit_at(now, demand=demand) <= now`."""
         taken = self._ordinary if demand is ONE else self._taken_by(demand, now)
-        self._latest = permit = Permit(self._latest.number + 1, now, taken)
-        self._in_flight += 1
+        self._latest = permit = Permit(self._latest.number + 1, now, taken, taken.unknown)
         if self._was_paused:
             self._on_sent_after_pause(permit)
-        may_assume = self.feedback.mean_rtt > QUICK_RTT and not self._exact
         for window in taken.windows:
-            bound = math.inf
-            if may_assume:
-                bound = now + self.feedback.assumed_arrival(window.period)
-            window.take(permit, bound)
-            permit.bounds.append(bound)
+            window.take(permit)
+        if self.feedback.mean_rtt > QUICK_RTT and not self._exact:
+            permit.bounds = [now + self.feedback.assumed_arrival(w.period) for w in taken.windows]
+            permit.arrived_by = min(permit.bounds, default=math.inf)
+            for window, bound in zip(taken.windows, permit.bounds, strict=True):
+                if bound < math.inf:
+                    window.settle(math.inf, bound, taken.cost)
         return permit
 
     def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
         """Settle the call: its response arrived at *now* and reports *info* about the quota."""
-        if not self._settle(permit):
+        if permit.settled:
             return
+        permit.settled = True
+        is_accepted = info is None or not (info.is_rate_limited or info.unavailable)
         if self._was_paused:
-            self._on_response_after_pause(permit, now, info)
-        if info is not None and (info.is_rate_limited or info.unavailable):
-            self._on_rejected(permit, now, info)
-            return
-        rtt, feedback, bounds = now - permit.sent_at, self.feedback, permit.bounds
-        pace_changed = feedback.on_accepted(permit, rtt)
-        for index, window in enumerate(permit.taken.windows):
-            bound = now
-            if not self._exact and (known := feedback.arrival_before_response(window.period)):
-                bound -= known + feedback.bound_relaxation * (rtt - known)
-            if bound < bounds[index]:
-                window.settle(bounds[index], bound, permit.taken.cost)
-                bounds[index] = bound
-        if self.external.rate or (info is not None and info.remaining is not None):
+            self._on_response_after_pause(permit, now, info, is_accepted=is_accepted)
+        feedback, taken, rtt = self.feedback, permit.taken, now - permit.sent_at
+        pace_changed = is_accepted and feedback.on_accepted(permit, rtt)
+        # A rejection takes less work than a call: the minimum RTT does not apply to it.
+        is_exact = self._exact or not is_accepted
+        for window, bound in zip(taken.windows, permit.bounds, strict=True):
+            arrived_by = now
+            if not is_exact and (known := feedback.arrival_before_response(window.period)):
+                arrived_by -= known + feedback.bound_relaxation * (rtt - known)
+            if arrived_by < bound:
+                window.settle(bound, arrived_by, taken.cost)
+                if arrived_by < permit.arrived_by:
+                    permit.arrived_by = arrived_by
+        if info is not None and not is_accepted:
+            if info.is_rate_limited:
+                self.on_rate_limited(now, info.retry_after, permit)
+            else:
+                self._pause(now, info.retry_after)
+        elif self.external.rate or (info is not None and info.remaining is not None):
             pace_changed |= self._observe(permit, now, info)
         if pace_changed:
             self._set_rates()
@@ -366,16 +371,16 @@ class Limiter:
             self._spacing.on_sent(permit, self._interval())
 
     def _on_response_after_pause(
-        self, permit: Permit, now: float, info: RateLimitInfo | None
+        self, permit: Permit, now: float, info: RateLimitInfo | None, *, is_accepted: bool
     ) -> None:
+        if permit is self._probe:
+            self._probe = None
         if permit is self._first_after_pause:
             self._first_after_pause = None
             is_rejected = info is not None and info.is_rate_limited
             if self.external.on_pause_obeyed(self._windows[0], now, is_rejected=is_rejected):
                 self._set_rates()
-        if permit is self._spacing.last and not (
-            info and (info.is_rate_limited or info.unavailable)
-        ):
+        if permit is self._spacing.last and is_accepted:
             late = now - permit.sent_at - self.feedback.mean_rtt
             self._spacing.on_response(permit, self._interval(), late)
 
@@ -387,17 +392,6 @@ class Limiter:
         if others and (info.limit is None or info.limit in others):
             return False
         return self.external.observe(self._windows, permit, now, info)
-
-    def _on_rejected(self, permit: Permit, now: float, info: RateLimitInfo) -> None:
-        # A rejection takes less work than a call: the minimum RTT does not apply to it.
-        for index, window in enumerate(permit.taken.windows):
-            if now < permit.bounds[index]:
-                window.settle(permit.bounds[index], now, permit.taken.cost)
-                permit.bounds[index] = now
-        if info.is_rate_limited:
-            self.on_rate_limited(now, info.retry_after, permit)
-        else:
-            self._pause(now, info.retry_after)
 
     def on_no_response(self, permit: Permit, now: float) -> None:
         """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
@@ -499,14 +493,12 @@ class Limiter:
         return [self._counters[quota.group, quota] for quota in self.quotas]
 
     def is_idle(self, now: float) -> bool:
-        """Return True if no slot is held, no pause is in force and no call is in flight.
+        """Return True if no slot is held and no pause is in force.
 
         A limiter without quotas is idle one second after its last call.
         """
-        feedback = self.feedback
-        if self._in_flight or now < self._latest.sent_at + (feedback.period or 1.0):
-            return False
-        return now >= feedback.paused_until and all(
+        busy_until = self._latest.sent_at + (self.feedback.period or 1.0)
+        return now >= max(busy_until, self.feedback.paused_until) and all(
             window.is_idle(now) for window in self._counters.values()
         )
 
@@ -519,7 +511,6 @@ class Limiter:
             holds=tuple(window.held(now) for window in windows),
             opens_in=tuple(window.free_at(now, 0) - now for window in windows),
             paced_for=max(paced_until, self._spacing.next_at) - now,
-            in_flight=self._in_flight,
             paused_for=max(0.0, feedback.paused_until - now),
             external_rate=self.external.rate,
             probing=feedback.probing,
@@ -540,7 +531,6 @@ class Limiter:
         if permit.settled:
             return False
         permit.settled = True
-        self._in_flight -= 1
         if permit is self._probe:
             self._probe = None
         return True

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -219,27 +220,25 @@ class SlidingWindow(TokenBucket):
         index = self.first_live + count - 1
         return self.expiries[index] if index < len(self.expiries) else math.inf
 
-    def take(self, permit: Permit, bound: float) -> None:
-        """Hold the slots of *permit* until one period after *bound*, and spend their tokens."""
-        cost = permit.taken.cost
-        index = len(self.expiries) + self.in_flight + cost - 1 - self.limit
-        if 0 <= index < len(self.expiries):
-            idle_for = permit.sent_at - self.expiries[index]
-            if idle_for < permit.slot_idle_for:
-                permit.slot_idle_for = idle_for
-        if permit.sent_at > self._last_check:
-            self.ready_at(permit.sent_at)  # updates the level
+    def take(self, permit: Permit) -> None:
+        """Hold the slots of *permit*, and spend their tokens."""
+        expiries, cost, now = self.expiries, permit.taken.cost, permit.sent_at
+        index = len(expiries) + self.in_flight + cost - 1 - self.limit
+        if 0 <= index < len(expiries) and expiries[index] > permit.slot_free_at:
+            permit.slot_free_at = expiries[index]
+        if now > self._last_check:
+            self.ready_at(now)  # updates the level
         if self._level > _BURST_LEVEL:
             permit.in_burst = True
         self._level += cost
-        if bound == math.inf:
-            self.in_flight += cost
-        else:
-            self._insert(bound + self.period, cost)
+        self.in_flight += cost
 
     def settle(self, bound: float, to: float, cost: int) -> None:
         """Change the arrival bound of a call from *bound* to *to*."""
-        self.release(bound, cost)
+        if bound == math.inf:
+            self.in_flight -= cost
+        else:
+            self.release(bound, cost)
         expiries, expiry = self.expiries, to + self.period
         if cost == 1 and (not expiries or expiry >= expiries[-1]):
             expiries.append(expiry)
@@ -378,7 +377,7 @@ class CalendarWindow:
         end = self._quota.window(time, skip)[1] + _SKEW
         return now + end - time, number + 1
 
-    def take(self, permit: Permit, bound: float) -> None:  # noqa: ARG002
+    def take(self, permit: Permit) -> None:
         """Hold the slots of *permit* until its response."""
         self.in_flight += permit.taken.cost
 
@@ -418,14 +417,16 @@ class Taken(NamedTuple):
         cost: slots of each window.
         windows: those of all quotas that apply.
         groups: the same by group of quotas; see `Demand.quotas`.
+        unknown: the arrival bounds of a call in flight, by window.
     """
 
     cost: int
     windows: tuple[Window, ...]
     groups: dict[str, list[Window]]
+    unknown: tuple[float, ...]
 
 
-_NOTHING = Taken(1, (), {})
+_NOTHING = Taken(1, (), {}, ())
 
 
 class Permit(msgspec.Struct, eq=False):
@@ -435,8 +436,9 @@ class Permit(msgspec.Struct, eq=False):
         number: 1 for the first call of the limiter, then ascending.
         sent_at: loop instant at which the permit was granted.
         taken: what the call takes.
-        bounds: the arrival bound by window: an instant by which the call has arrived, or inf.
-        slot_idle_for: seconds for which the most recently used of the slots was idle.
+        bounds: the arrival bound by window when it was sent; inf while none is known.
+        arrived_by: the earliest bound so far.
+        slot_free_at: loop instant at which the last of the slots became free; -inf if unused.
         in_burst: the call followed another one by less than the bucket's interval.
         settled: the limiter knows how the call ended.
     """
@@ -444,12 +446,8 @@ class Permit(msgspec.Struct, eq=False):
     number: int
     sent_at: float
     taken: Taken = _NOTHING
-    bounds: list[float] = []
-    slot_idle_for: float = math.inf
+    bounds: Sequence[float] = ()
+    arrived_by: float = math.inf
+    slot_free_at: float = -math.inf
     in_burst: bool = False
     settled: bool = False
-
-    @property
-    def arrived_by(self) -> float:
-        """The latest instant at which the call can have arrived; inf while unknown."""
-        return min(self.bounds, default=self.sent_at)

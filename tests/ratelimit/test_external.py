@@ -122,7 +122,7 @@ class Observed:
 
     def __init__(self, *quotas: Quota) -> None:
         self.windows = [SlidingWindow(quota, 0.0) for quota in quotas]
-        self.taken = Taken(1, tuple(self.windows), {})
+        self.taken = Taken(1, tuple(self.windows), {}, ())
         self.foreign = ExternalUsage(Feedback(quotas))
         self.sent = 0
 
@@ -131,7 +131,8 @@ class Observed:
         self.sent += 1
         permit = Permit(self.sent, now, self.taken)
         for window in self.windows:
-            window.take(permit, now)
+            window.take(permit)
+            window.settle(math.inf, now, 1)
         self.foreign.observe(
             self.windows, permit, now, RateLimitInfo(limit=limit, remaining=remaining)
         )
@@ -154,7 +155,8 @@ def test_depletion_ignores_responses_out_of_order() -> None:
     window, foreign = SlidingWindow(HUNDRED, 0.0), ExternalUsage(Feedback([HUNDRED]))
     for number, sent_at, remaining in ((1, 0.0, 90), (2, 18.0, 60), (3, 19.0, 30)):
         permit = Permit(number, sent_at)
-        window.take(permit, sent_at)
+        window.take(permit)
+        window.settle(math.inf, sent_at, 1)
         foreign.observe(
             [window], permit, 20.0 + number, RateLimitInfo(limit=100, remaining=remaining)
         )

@@ -602,18 +602,25 @@ async def test_flow_queue_forgets_finished_flows() -> None:
     assert len(queue._flows) < 200  # pyright: ignore[reportPrivateUsage]
 
 
+def count_call(forecast: InteractiveForecast, at: float) -> None:
+    """Count a call, as a scheduler does."""
+    if at >= forecast.until:
+        forecast.advance(at)
+    forecast.count += 1
+
+
 def test_forecast_is_the_count_of_the_previous_window() -> None:
     """Less the calls of this window; 0 after a window with one call or none."""
     forecast = InteractiveForecast(1.0)
     for _ in range(5):
-        forecast.count(10.5)
+        count_call(forecast, 10.5)
     assert forecast.remaining(10.9) == 0
     assert forecast.remaining(11.1) == 5
-    forecast.count(11.2)
-    forecast.count(11.3)
+    count_call(forecast, 11.2)
+    count_call(forecast, 11.3)
     assert forecast.remaining(11.4) == 3
     assert forecast.remaining(12.3) == 2
-    forecast.count(12.4)
+    count_call(forecast, 12.4)
     assert forecast.remaining(13.3) == 0
     assert forecast.remaining(14.0) == 0
 
