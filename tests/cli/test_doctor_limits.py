@@ -135,7 +135,8 @@ async def test_doctor_names_an_unusable_server(
 @pytest.mark.parametrize("kind", ["redis+cluster", "rediss+cluster", "rediss"])
 async def test_doctor_names_an_unreachable_server_of_any_kind(kind: str) -> None:
     """A cluster without any node that responds is one finding, like a single server."""
-    (finding,) = await check_limits(f"{kind}://:{KEY}@127.0.0.1:{free_port()}", connect=True)
+    url = f"{kind}://:{KEY}@127.0.0.1:{free_port()}?socket_timeout=10"
+    (finding,) = await check_limits(url, connect=True)
     assert finding.good is False
     assert "ConnectionError" in finding.found
     tls = f"a port with TLS needs {kind.replace('redis+', 'rediss+')}://"
