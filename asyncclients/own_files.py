@@ -75,12 +75,7 @@ class ForeignFileError(OSError):
 
 
 def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
-    """Return a descriptor of the regular file *path*.
-
-    Raises:
-        ForeignFileError: it is a symbolic link, or not a regular file.
-        OSError: it cannot be opened.
-    """
+    """Return a descriptor of the regular file *path*; raise `ForeignFileError` if it is none."""
     descriptor = -1
     try:
         if hasattr(os, "O_NOFOLLOW") or not path.is_symlink():
@@ -102,11 +97,7 @@ def open_to_read(path: Path) -> int:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock the file of *descriptor* until it is closed; return False if it is locked.
-
-    Raises:
-        OSError: the file system does not support locks.
-    """
+    """Lock the file of *descriptor* until it is closed; return False if it is locked."""
     try:
         if fcntl is not None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,11 +127,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO]:
-    """Open a new file, which replaces *path* atomically at the end.
-
-    Raises:
-        OSError: it cannot be written; *path* is unchanged.
-    """
+    """Open a new file, which replaces *path* at the end; after an `OSError` *path* is unchanged."""
     path = target_of(path)
     temporary = temporary_of(path)
     descriptor = open_own(temporary, os.O_RDWR | os.O_CREAT)

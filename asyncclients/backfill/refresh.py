@@ -79,11 +79,7 @@ class _AllOlderError(Exception):
 
 
 class Refresh:
-    """One run of a refresh.
-
-    Attributes:
-        estimator: of the end of the run.
-    """
+    """One run of a refresh; *estimator* is that of its end."""
 
     def __init__(self, setup: PullSetup, table: ItemTable, options: RefreshOptions) -> None:
         self._setup, self._table, self._options = setup, table, options
@@ -97,11 +93,7 @@ class Refresh:
 
     @classmethod
     async def open(cls, journal: Journal, setup: PullSetup, options: RefreshOptions) -> Refresh:
-        """Return a run that refreshes the sink of *setup* with the state in *journal*.
-
-        Raises:
-            StateMismatchError: the file was changed, or removed.
-        """
+        """Return a run that refreshes the sink of *setup* with the state in *journal*."""
         state = await journal.state(PullState) or PullState()
         sink, key, lines = setup.sink, setup.key, None
         if isinstance(sink, FileSink) and state.complete:

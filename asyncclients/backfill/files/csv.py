@@ -113,11 +113,7 @@ class CsvReader(TextReader):
                 )
 
     def records(self) -> Iterator[tuple[int, list[str], str]]:
-        """Yield the first line of each record, its cells, and its error.
-
-        Raises:
-            InputError: the file cannot be read, or the rows after a quote cannot be separated.
-        """
+        """Yield the first line of each record, its cells, and its error."""
         while True:
             first = self.number + 1
             try:
@@ -131,11 +127,7 @@ class CsvReader(TextReader):
                     yield first, record, ""
 
     def _quote_error(self, first: int, bad: csv.Error) -> str:
-        """Return the error of a record with a misplaced quote.
-
-        Raises:
-            InputError: the quote affects more than its own line.
-        """
+        """Return the error of a misplaced quote; raise it if it affects other lines."""
         last = self.number
         if self.is_at_end:
             problem = "the file ends inside a quoted cell that begins here"
@@ -186,8 +178,7 @@ class CsvReader(TextReader):
     def _check_multiline(self, first: int, record: list[str]) -> None:
         """Raise `InputError` if *record* is probably several rows between two stray quotes.
 
-        A quoted cell may have any number of lines, but if its lines look like rows, it is not
-        one cell.
+        A quoted cell may have any number of lines, but if they look like rows, it is not one cell.
         """
         text, separators = ",".join(record), len(self._columns) - 1
         if self._ends_in_crlf and "\r" not in text:

@@ -15,11 +15,7 @@ _BATCH_ROWS = 256
 
 
 def pyarrow(module: str = "pyarrow.parquet") -> Any:
-    """Return a *module* of pyarrow.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """Return a *module* of pyarrow; raise `InputError` if it is not installed."""
     try:
         return import_module(module)
     except ImportError:

@@ -96,12 +96,7 @@ class UpsertSink(Sink, Protocol):
 
 
 class UnwritableItemsError(Exception):
-    """Some of the items passed to a sink cannot be written; none of them was.
-
-    Attributes:
-        good: the items that can be written.
-        invalid: the others, with their reasons.
-    """
+    """Some items cannot be written, the *invalid* ones; none was, not even the *good* ones."""
 
     def __init__(self, items: Sequence[Any], reason_of: Callable[[Any], str]) -> None:
         pairs = [(item, reason_of(item)) for item in items]
@@ -231,11 +226,7 @@ class FileSink:
             )
 
     async def write(self, items: Sequence[Any]) -> None:
-        """Add *items*; they are written to disk a megabyte at a time.
-
-        Raises:
-            UnwritableItemsError: some of them have no JSON form; none was added.
-        """
+        """Add *items*; if some have no JSON form, raise `UnwritableItemsError` and add none."""
         await self.write_lines(self.lines_of(items))
 
     async def write_lines(self, lines: bytes) -> None:
@@ -246,11 +237,7 @@ class FileSink:
             await self._write_out(durable=False)
 
     def lines_of(self, items: Sequence[Any]) -> bytes:
-        """Return *items* as JSON lines.
-
-        Raises:
-            UnwritableItemsError: some of them have no JSON form.
-        """
+        """Return *items* as JSON lines; raise `UnwritableItemsError` as `write` does."""
         try:
             lines = codec.encode_lines(items)
         except Exception:  # noqa: BLE001 - `to_wire` may raise anything
@@ -365,11 +352,7 @@ def _close(files: Sequence[BinaryIO]) -> None:
 
 
 def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
-    """Return the sink for *to*, and its name.
-
-    Raises:
-        InputError: the file cannot be written, or its suffix is unknown.
-    """
+    """Return the sink for *to*, and its name; raise `InputError` if it cannot be written."""
     if not isinstance(to, (str, os.PathLike)):
         return to, type(to).__qualname__
     path = target_of(to)

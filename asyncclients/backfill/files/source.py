@@ -91,11 +91,7 @@ def is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
 
 
 async def open_source(rows: Rows) -> FileSource | IterableSource:
-    """Return the source for *rows*: the path of a file, or an iterable.
-
-    Raises:
-        InputError: the file cannot be used.
-    """
+    """Return the source for *rows*, a file or an iterable; raise `InputError` for a bad file."""
     if isinstance(rows, (str, os.PathLike)):
         return FileSource(Path(rows), await _open(Path(rows)))
     return IterableSource(rows)
@@ -170,11 +166,8 @@ class FileSource:
     async def count(self) -> int | None:
         """Return the number of all rows; None if it is unknown.
 
-        The file is read once more, in a thread. A file that cannot be read to its end has no
-        known number of rows; the rows before the damage can still be read.
-
-        Raises:
-            InputError: see `check_encoding`.
+        The file is read once more, in a thread. A file that cannot be read to its end has no known
+        number of rows; the rows before the damage can still be read.
         """
         if not self._path.is_file():  # a pipe can be read only once
             return None
@@ -190,11 +183,7 @@ class FileSource:
         return total
 
     def check_encoding(self) -> None:
-        """Check the encoding of the rows that were read or counted.
-
-        Raises:
-            InputError: those that are not ASCII are all in another encoding than UTF-8.
-        """
+        """Raise `InputError` if no row that was read or counted, and is not ASCII, is UTF-8."""
         if error := self._encoding_error or self._file.encoding_error():
             raise error
 

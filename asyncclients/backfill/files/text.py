@@ -185,11 +185,7 @@ class TextReader:
         return sum(1 for _ in islice(self.records(), most))
 
     def read_lines(self) -> Iterator[str]:
-        """Yield the lines that are not skipped, with their ends.
-
-        Raises:
-            InputError: the file cannot be read further, or a line is too long.
-        """
+        """Yield the lines that are not skipped, with their ends."""
         while True:
             if self._place < len(self._ahead):
                 line = self._ahead[self._place]
@@ -254,11 +250,7 @@ class TextReader:
         return blake2b(self._bytes(line), digest_size=_SIZE).digest()
 
     def next_digests(self) -> bytes:
-        """Return the digests of some of the next lines, one after the other; none at the end.
-
-        Raises:
-            InputError: the file cannot be read further.
-        """
+        """Return the digests of some of the next lines, one after the other; none at the end."""
         if self._place == len(self._ahead):
             lines: list[str] = []
             size = 0

@@ -112,10 +112,8 @@ class ItemTable:
             journal: of the pull.
             state: of the pull.
             key_fields: names of the key field; the first one that an item has is used.
-            lines: the published file, if it is one of JSON lines.
-
-        Raises:
-            StateMismatchError: *lines* does not have the items of the state.
+            lines: the published file, if it is one of JSON lines; `StateMismatchError` is raised if
+                it does not have the items of the state.
         """
         if state.complete:
             await journal.on_database(_import_pull, lines, state.done)
@@ -330,11 +328,7 @@ class ItemTable:
 
 
 def _import_pull(database: sqlite3.Connection, lines: Path | None, count: int) -> None:
-    """Fill an empty table with the *count* items of the pull, whose lines are in the file *lines*.
-
-    Raises:
-        StateMismatchError: *lines* does not have *count* lines.
-    """
+    """Fill an empty table with the *count* items of the pull, one for each of *lines* if given."""
     if database.execute("SELECT 1 FROM items LIMIT 1").fetchone():
         return
     sql = (

@@ -153,11 +153,7 @@ class Journal:
         return journal
 
     async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the result of *work*, run in the journal's thread.
-
-        Raises:
-            StateError: *work* raised an exception.
-        """
+        """Return the result of *work*, run in the thread; raise a `StateError` for its error."""
         outcome = await finish_before_cancel(self._in_thread(work, *arguments))
         if outcome.error is not None:
             raise _state_error(self.path, outcome.error)
@@ -214,11 +210,7 @@ class Journal:
             self._timer = self._loop.call_later(_COMMIT_DELAY, self.commit_now)
 
     def saved(self) -> asyncio.Future[None]:
-        """Return a future that is done when all changes so far are on disk.
-
-        Raises:
-            StateError: a commit failed; nothing is saved after it.
-        """
+        """Return a future that is done when all changes are on disk; it may raise `StateError`."""
         if self.failure is not None:
             raise self.failure
         self.commit_now()
@@ -520,11 +512,7 @@ def read_value(database: sqlite3.Connection, name: str, cls: type[T]) -> T | Non
 
 
 def select(database: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-    """Return the rows that *sql* selects.
-
-    Raises:
-        sqlite3.DatabaseError: the checksum of a blob does not match.
-    """
+    """Return the rows that *sql* selects; raise `DatabaseError` if a checksum does not match."""
     return [*iter_rows(database, sql, parameters)]
 
 

@@ -74,11 +74,7 @@ class SeenKeys:
 
 
 class ItemKeys:
-    """Computes the keys of items.
-
-    Args:
-        key: the name of a field, or a function of an item; None for `uuid`, else `id`.
-    """
+    """Computes the keys of items: a field, or the result of a function; else `uuid` or `id`."""
 
     def __init__(self, key: Key | None) -> None:
         readers = [partial(_fields, name) for name in ((key,) if key else ("uuid", "id"))]
@@ -342,11 +338,7 @@ class Checkpoint:
         return str(self._failures.path) if self.state.failed else None
 
     def set_aside(self, page: Page[Any], max_failed: float) -> None:
-        """Write the unreadable items of *page* to the dead-letter file, each once.
-
-        Raises:
-            BackfillStoppedError: their share is above *max_failed*; nothing was written.
-        """
+        """Write the unreadable items of *page* to the dead-letter file, each once."""
         keys = failed_keys(page)
         new = [key not in self.seen for key in keys]
         set_aside(self._failures, self.state, page, new, max_failed)

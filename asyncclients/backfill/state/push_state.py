@@ -124,11 +124,7 @@ class JournalRowLog:
         self.retried = await run(failures.read, True)
 
     async def retry_failed(self) -> None:
-        """Make the failed rows pending; do nothing if that was done and not all have an outcome.
-
-        Raises:
-            StateMismatchError: the file of failed rows is missing or unusable.
-        """
+        """Make the failed rows pending; do nothing if that was done and not all have an outcome."""
         state, failures, settled = self.state, self._failures, self.settled
         if state.retrying or not state.failed:
             return
@@ -379,12 +375,7 @@ class PendingRows:
         return [ready.popleft() for _ in range(count)]
 
     async def take(self, count: int) -> list[Row]:
-        """Return at most *count* rows; none at the end.
-
-        Raises:
-            StateMismatchError: the input has changed since the job was created.
-            InputError: the input cannot be read.
-        """
+        """Return at most *count* rows; none at the end. Raise if the input has changed."""
         while len(self._ready) < count and not self._is_at_end and not self._is_stopped:
             async with self._reading:
                 if len(self._ready) < count and not self._is_at_end:
@@ -392,11 +383,7 @@ class PendingRows:
         return self.take_nowait(min(count, len(self._ready)))
 
     async def check_unchanged(self) -> None:
-        """Compare the rows with those that earlier runs have read; keep none of them.
-
-        Raises:
-            StateMismatchError: they differ.
-        """
+        """Raise `StateMismatchError` if the rows that earlier runs have read differ; keep none."""
         while self._read < self._read_before:
             await self._fill()
             self._unsettled.clear()

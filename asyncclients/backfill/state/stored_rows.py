@@ -77,11 +77,7 @@ def json_problem(data: Any) -> str:
 
 
 def encode_rows(rows: Sequence[Row]) -> bytes:
-    """Return the data of *rows* as JSON lines, to be compared with those of another run.
-
-    Raises:
-        InputError: a row has no text that is the same in every process.
-    """
+    """Return the data of *rows* as JSON lines; raise `InputError` if another run would differ."""
     data = [row.data for row in rows]
     try:
         encoded = _compared.encode_lines(data)
@@ -191,12 +187,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailedRows(NamedTuple):
-    """The rows of a file of failed rows.
-
-    Attributes:
-        numbers: of all rows, in ascending order.
-        edited: the content of those that a person has edited, by number.
-    """
+    """The numbers of the rows of the file, and the content of those that a person has edited."""
 
     numbers: Sequence[int] = ()
     edited: Mapping[int, Any] = {}
@@ -263,11 +254,7 @@ class DeadLetterFile:
     # --- Retry --------------------------------------------------------------------------
 
     def read(self, retried: bool) -> FailedRows:
-        """Return the rows of the file, or with *retried* those of the renamed one.
-
-        Raises:
-            StateMismatchError: a line is not a failed row.
-        """
+        """Return the rows of the file, or with *retried* those of the renamed one."""
         path = self.retry_path if retried else self.path
         numbers: set[int] = set()
         edited: dict[int, Any] = {}
