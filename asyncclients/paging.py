@@ -24,13 +24,7 @@ MOST_EMPTY = 1000
 
 
 class InvalidItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Items that do not match their manual.
-
-    Attributes:
-        raw: the undecoded items.
-        reason: why they are invalid.
-        items: their number, which may be an estimate.
-    """
+    """Items that do not match their manual, undecoded; their number may be an estimate."""
 
     raw: bytes
     reason: str
@@ -136,22 +130,14 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         return None
 
     async def page(self, number: int) -> Page[T_co]:
-        """Return page *number*.
-
-        Raises:
-            PaginationError: the server sent another page.
-        """
+        """Return page *number*; raise `PaginationError` if the server sent another one."""
         page = await self.fetch(number)
         if page.number != number:
             raise self._another(page, number)
         return page
 
     def page_without_invalid_items(self, number: int, body: bytes) -> Page[T_co] | None:
-        """Return page *number*, whose *body* failed to decode, without its invalid items, or None.
-
-        Raises:
-            PaginationError: it is another page.
-        """
+        """Return page *number* without its invalid items; None if its *body* cannot be decoded at all."""
         if self.lenient_parser is None:
             return None
         try:

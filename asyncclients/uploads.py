@@ -52,9 +52,7 @@ Read = Callable[[], Awaitable[bytes]]
 class UploadBody:
     """The body of one upload; each iteration starts at the beginning.
 
-    Attributes:
-        length: the announced length in bytes.
-        replayable: True if a second iteration yields the same bytes.
+    If it is *replayable*, a second iteration yields the same bytes.
     """
 
     def __init__(
@@ -300,10 +298,7 @@ class PresignedUrl:
         return url if trusted else None
 
     def wire(self, content: UploadBody) -> PreparedRequest:
-        """Return the PUT request of *content*, with signed headers only.
-
-        A content type is only sent if the signature covers one.
-        """
+        """Return the PUT request of *content*, with signed headers only."""
         url = URL(self._location.reveal(), encoded=True)
         signed = url.query.get("X-Amz-SignedHeaders", "").lower().split(";")
         headers = {"Content-Length": str(content.length)}
@@ -348,13 +343,7 @@ class UploadCall(Call[Response]):
 
 
 class Uploader:
-    """Sends files to the links of a vendor.
-
-    Args:
-        pool: provides connections; no credential and no quota is used.
-        vendor: classifies the storage's responses.
-        config: configuration of the client that requested the link.
-    """
+    """Sends files to the links of a vendor."""
 
     def __init__(self, pool: SessionPool, vendor: Vendor, config: ClientConfig) -> None:
         self._pool, self._vendor, self._config = pool, vendor, config

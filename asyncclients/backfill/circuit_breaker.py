@@ -36,12 +36,8 @@ at the end of the input."""
 class CircuitBreaker:
     """Delays calls during an outage of the vendor.
 
-    Args:
-        max_outage: seconds without any success after which `guard` and `backoff` raise.
-
-    Attributes:
-        successes: calls that got a usable response.
-        cause: why the last call failed, in words; empty if it succeeded.
+    After *max_outage* seconds without any success `guard` and `backoff` raise. `cause` is why the
+    last call failed, in words; empty if it succeeded.
     """
 
     def __init__(self, max_outage: float = 900.0) -> None:
@@ -99,11 +95,7 @@ class CircuitBreaker:
         yield
 
     async def backoff(self, tries: int) -> None:
-        """Wait before the next try, after *tries* tries.
-
-        Raises:
-            BackfillStoppedError: the wait would end after max_outage.
-        """
+        """Wait before the next try, after *tries* tries; raise `BackfillStoppedError` as `guard` does."""
         seconds = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(tries - 1, 10))
         seconds *= 0.5 + random() / 2  # noqa: S311 - jitter
         since = self._failing_since
@@ -176,11 +168,7 @@ class ForbiddenRows(Generic[T]):
         return failed
 
     def finish(self, *, any_done: bool) -> list[tuple[T, ForbiddenError]]:
-        """Return the rows that have failed, at the end of the input.
-
-        Raises:
-            ForbiddenError: the credential was revoked.
-        """
+        """Return the rows that have failed, at the end of the input; raise as `add` does."""
         limit = _FORBIDDEN_AT_END if any_done or self._last_success else 1
         if self._waiting and self._streak() >= limit:
             raise self._revoked(self._waiting[-1].error)

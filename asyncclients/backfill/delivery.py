@@ -312,9 +312,7 @@ class Delivery:
     async def deliver_rows(self, rows: Sequence[Row], *, coerce: bool) -> None:
         """Convert and send *rows*, at most one batch; each ends as done, failed, unknown or skipped.
 
-        Args:
-            rows: of the input.
-            coerce: values are texts that may stand for numbers and booleans.
+        With *coerce*, values are texts that may stand for numbers and booleans.
 
         Raises:
             BackfillStoppedError: too many rows failed, or the outage exceeded max_outage.
@@ -375,7 +373,6 @@ class Delivery:
 
     @contextmanager
     def _tracked(self) -> Generator[None]:
-        """Deliver inside the block with this task's guard as the send hook."""
         guard = self._guards[current_task()] = SendGuard(self)
         with call_context(Priority.BACKGROUND, self._flow, guard):
             try:
@@ -518,14 +515,10 @@ class Delivery:
     async def run(
         self, work: Callable[[], Coroutine[Any, Any, None]], stop: Callable[[], None]
     ) -> None:
-        """Run `concurrency` workers.
+        """Run `concurrency` workers, each the coroutine of *work*, which ends when no row is left.
 
-        On the first error, or when cancelled, nothing more is sent, and calls on the wire have
-        `GRACE` seconds to finish.
-
-        Args:
-            work: returns the coroutine of one worker, which delivers rows until none is left.
-            stop: called to end the supply of rows.
+        On the first error, or when cancelled, *stop* ends the supply of rows, nothing more is sent,
+        and calls on the wire have `GRACE` seconds to finish.
         """
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         first_error: BaseException | None = None
@@ -620,10 +613,7 @@ class RowOutcome(Enum):
 def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> RowOutcome:
     """Return what *error* means for the rows of the call that raised it.
 
-    Args:
-        error: raised by the target.
-        sent: whether a request may have been sent.
-        idempotent: whether the call may be sent twice.
+    *sent*: a request may have been sent; *idempotent*: the call may be sent twice.
     """
     if not isinstance(error, AsyncClientsError):
         if isinstance(error, _BAD_VALUE) or not sent:

@@ -40,10 +40,7 @@ MAX_FAILURES = 20
 class RequestPreview(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it would be sent, without headers and so without a credential.
 
-    Attributes:
-        method: HTTP method.
-        path: path and query of the URL, percent-encoded.
-        body: content, as text; None without one.
+    The path includes the query and is percent-encoded; the body is text, or None.
     """
 
     method: str
@@ -52,25 +49,14 @@ class RequestPreview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InvalidRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that would fail without being sent.
-
-    Attributes:
-        line: where the row starts in the input, from 1; its number if the input has no lines.
-        reason: why it would fail.
-    """
+    """A row that would fail without being sent; its line is its number if the input has no lines."""
 
     line: int
     reason: str
 
 
 class InvalidReason(msgspec.Struct, frozen=True, kw_only=True):
-    """Invalid rows with the same reason.
-
-    Attributes:
-        reason: why they would fail.
-        rows: their number.
-        line: where the first of them starts in the input, as in `InvalidRow`.
-    """
+    """The number of invalid rows with the same reason, and the line of the first."""
 
     reason: str
     rows: int

@@ -304,12 +304,8 @@ async def read_list(
 ) -> None:
     """Call *take* with the pages after the last one of *state*, a second time if some are missing.
 
-    Args:
-        reader: of the list.
-        state: how far it was read; *take* updates it.
-        take: receives the pages.
-        is_known: whether an item of a page was taken before.
-        may_miss_some: whether the first reading may have missed items.
+    *is_known* tells whether an item of a page was taken before, and *may_miss_some* whether the first
+    reading may have missed items.
     """
     if isinstance(reader, SequentialReader):
         await reader.read(state.page + (not state.has_keys), take)

@@ -227,11 +227,7 @@ def _check(source: Any, to: Any, state: Any, progress: Any) -> None:
 
 
 class Pull:
-    """One run of a pull.
-
-    Attributes:
-        estimator: of the end of the run.
-    """
+    """One run of a pull."""
 
     def __init__(self, setup: PullSetup, checkpoint: Checkpoint) -> None:
         self._setup, self._checkpoint = setup, checkpoint

@@ -154,13 +154,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of requests.
-
-    Attributes:
-        requests: sent.
-        rejected: rate-limited by the vendor.
-        quotas: quotas of each scope that was used, by the scope's one-way name.
-    """
+    """Counts of requests, and the quotas of each scope that was used, by the scope's one-way name."""
 
     requests: int = 0
     rejected: int = 0
@@ -201,14 +195,7 @@ class ScopeUse(msgspec.Struct, eq=False):
 
 
 class RequestCounter:
-    """Send hook that counts the requests of one run; other hooks of the run forward to it.
-
-    Args:
-        job: counts the requests as well, as of a job of which this run is a part.
-
-    Attributes:
-        scopes: the scopes in use, by their one-way names.
-    """
+    """Send hook that counts the requests of one run, and those of *job*, of which the run is a part."""
 
     def __init__(self, job: RequestCounter | None = None) -> None:
         self._job = job
@@ -329,15 +316,7 @@ class EtaEstimator:
     ) -> Progress:
         """Return the progress at this instant. Call it about once a second.
 
-        Args:
-            done: as in `Progress`, like the next three.
-            failed: as in `Progress`.
-            skipped: as in `Progress`.
-            unknown: as in `Progress`.
-            settled: rows or items with an outcome.
-            total: all rows or items; None if their number is unknown.
-            waiting: as in `Progress`.
-            cause: as in `Progress`.
+        The arguments are as in `Progress`; *settled* are the rows or items with an outcome.
         """
         schedulers = [use.scheduler for use in self._counter.scopes.values()]
         paused, paused_by = max(map(_pause, schedulers), default=(0.0, ""))

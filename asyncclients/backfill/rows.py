@@ -59,11 +59,7 @@ class Renaming:
         self.columns, self.fixed = dict(columns), dict(fixed or {})
 
     def __call__(self, row: Any) -> dict[str, Any]:
-        """Return *row* with its new names.
-
-        Raises:
-            ValueError: *row* is not an object, or two of its columns become one field.
-        """
+        """Return *row* with its new names; raise `ValueError` if two columns become one field."""
         if not isinstance(row, Mapping):
             raise ValueError(f"a row must be an object with names, not {type(row).__name__}")
         names, columns = self.columns, cast("Mapping[str, Any]", row)
@@ -74,11 +70,7 @@ class Renaming:
         return {**self.fixed, **fields}
 
     def fields(self, columns: Sequence[str]) -> set[str]:
-        """Return the fields of rows with *columns*.
-
-        Raises:
-            ValueError: a renamed column is missing, or two columns become one field.
-        """
+        """Return the fields of rows with *columns*; raise `ValueError` if a renamed one is missing."""
         missing = sorted(self.columns.keys() - set(columns))
         if missing:
             hint = did_you_mean(missing[0], columns)
@@ -103,8 +95,6 @@ class RowConverter:
 
     Attributes:
         name: of the row type; empty without one.
-        fields: names of its fields.
-        has_map: rows are mapped before they are converted.
         mapped_columns: the columns that a mapping names; each must occur in the input.
     """
 
@@ -232,9 +222,7 @@ class RowConverter:
     def convert(self, data: Any, *, coerce: bool) -> Any:
         """Return the value to send for *data*; None to skip the row.
 
-        Args:
-            data: the row.
-            coerce: values are texts that may stand for numbers, as in CSV.
+        With *coerce*, values are texts that may stand for numbers, as in CSV.
 
         Raises:
             ValueError: a field does not fit the row type.
@@ -259,10 +247,9 @@ class RowConverter:
             raise ValueError(_message(wrong, data, self._type, strict=not coerce)) from None
 
     def convert_all(self, data: list[Any], *, coerce: bool) -> list[Any] | None:
-        """Return the values of several rows, or None if they must be converted one by one.
+        """Return the values of several rows as `convert` does, or None to convert them one by one.
 
-        That is so if a row is invalid or empty, is mapped, or has names to rename; the result is
-        that of `convert` for each.
+        That is so if a row is invalid or empty, is mapped, or has names to rename.
         """
         if self._map is not None or self._type is None:
             return None
@@ -367,11 +354,7 @@ async def check_mapped(converter: RowConverter, rows: Rows) -> None:
 
 
 def _map_of(given: Any) -> Map | None:
-    """Return *given* as a function.
-
-    Raises:
-        ConfigurationError: it is neither a plain function nor a mapping of names.
-    """
+    """Return *given* as a function."""
     if isinstance(given, Mapping):
         names = cast("Mapping[object, object]", given)
         if not all(isinstance(each, str) for each in (*names, *names.values())):
@@ -414,12 +397,9 @@ def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
 
 
 def check_row(target: Callable[..., Any], row: Any) -> None:
-    """Check a converted *row* as a call of *target* would; nothing is sent.
+    """Raise `InvalidValueError` for a converted *row* that a call of *target* would reject.
 
     Only structs of operations are checked.
-
-    Raises:
-        InvalidValueError: naming the field, its value and the rule of the vendor's manual.
     """
     endpoint = endpoint_of(target)
     if endpoint is not None and isinstance(row, msgspec.Struct):
@@ -434,7 +414,7 @@ def unbound(target: Any) -> Any:
 
 
 def nested(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *data* with `{"a.b": 1}` as `{"a": {"b": 1}}`; objects in *data* are not changed.
+    """Return a copy of *data* with `{"a.b": 1}` as `{"a": {"b": 1}}`.
 
     Raises:
         ValueError: two names give the same field.

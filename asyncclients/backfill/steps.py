@@ -55,13 +55,9 @@ RowStatus = Literal["sent", "done", "failed", "unknown", "skipped"]
 
 
 class RowRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The record of one row in a shared log.
+    """The record of one row in a shared log; `sent` while its response is awaited.
 
-    Attributes:
-        status: outcome of the row; `sent` while its response is awaited.
-        line: where the row starts in the input.
-        row: its content as JSON, if a person may need to see it.
-        reason: why it failed or is unknown, else empty.
+    It has the content as JSON if a person may need to see it, and why the row failed or is unknown.
     """
 
     status: RowStatus
@@ -71,12 +67,7 @@ class RowRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchStatus(NamedTuple):
-    """The state of a batch when a run starts.
-
-    Attributes:
-        settled: numbers of the rows of the batch that need no further action.
-        done: number of rows done in the whole job.
-    """
+    """Numbers of the rows of a batch that need no further action, and rows done in the whole job."""
 
     settled: Collection[int]
     done: int

@@ -84,9 +84,7 @@ class Change(msgspec.Struct, eq=False):
 
     Attributes:
         action: the next call to make; NOTHING at the end.
-        key: digest of the key.
-        name: the key.
-        row: of the input.
+        key: digest of the key; *name* is the key itself.
         digest: of the row in the form that is sent.
         new: the value for a create.
         value: the value for an update, with None for fields to clear.
@@ -175,7 +173,7 @@ class ChangeLog:
         change.action = Action.NOTHING
 
     def warn(self, warning: str) -> None:
-        """Add *warning*, unless there are enough."""
+        """Keep *warning* for a person, unless there are enough."""
         if len(self.warnings) < _MAX_WARNINGS:
             self.warnings.append(warning)
 

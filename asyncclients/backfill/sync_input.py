@@ -320,11 +320,7 @@ class SyncInput:
     # --- Reading again ----------------------------------------------------------------------
 
     async def rows(self, wanted: Callable[[int], bool]) -> AsyncIterator[list[Row]]:
-        """Yield the rows whose number is *wanted*, some at a time.
-
-        Raises:
-            InputError: the input has changed since the first pass.
-        """
+        """Yield the rows whose number is *wanted*, some at a time; raise if the input has changed."""
         if _version_of(self._source) != self._version:
             raise self._changed()
         lines = (line for number, line in enumerate(self.lines, 1) if line and not wanted(number))
@@ -361,11 +357,7 @@ class SyncInput:
         return self._key_of(value, row.data)
 
     def values(self, rows: Sequence[Row]) -> list[Row]:
-        """Return *rows* with their values.
-
-        Raises:
-            InputError: a key or a value is not that of the first pass.
-        """
+        """Return *rows* with their values; raise `InputError` if one is not that of the first pass."""
         converter = self.converter
         try:
             found = [
@@ -439,13 +431,7 @@ _NEW = (Action.CREATE, Action.LOCATE)
 
 
 class Tree:
-    """The parents of the rows of a sync; of no row if the target is not a tree.
-
-    Args:
-        target: names the field with the parent.
-        rows: the input.
-        memory: the known items.
-    """
+    """The parents of the rows of a sync; of no row if the target is not a tree."""
 
     def __init__(self, target: Target, rows: SyncInput, memory: SyncMemory) -> None:
         self._field, self._rows, self._memory = target.parent_field, rows, memory

@@ -56,15 +56,7 @@ class SyncOptions(RunOptions, frozen=True, kw_only=True):
 
 
 class Sync:
-    """One run of a sync.
-
-    Args:
-        rows: the input.
-        target: what is kept in agreement with it.
-        to: how the changes are sent.
-        memory: what is known of the items.
-        options: of the run.
-    """
+    """One run of a sync, or of its plan."""
 
     def __init__(
         self,
@@ -141,7 +133,6 @@ class Sync:
         state.source, state.failed = rows.name, rows.invalid
 
     def _check_invalid(self) -> None:
-        """Raise `BackfillStoppedError` if too many rows are invalid."""
         memory, rows = self._memory, self._rows
         if len(rows) >= _MIN_ROWS and rows.invalid > self._max_failed * len(rows):
             raise BackfillStoppedError(
@@ -173,7 +164,6 @@ class Sync:
         await memory.saved()
 
     async def _remember(self, page: Page[Any]) -> None:
-        """Remember the items of *page*."""
         if page.total is not None:
             self._is_list_uncertain |= self._total is not None and page.total < self._total
             self._total = page.total
@@ -295,7 +285,6 @@ class Sync:
         return self._missing
 
     def _check_deletions(self) -> None:
-        """Raise `BackfillStoppedError` if there are too many deletions."""
         count, known = self._state.planned[2], self._memory.count
         if count <= max(_ALWAYS_DELETED, self._options.max_deleted * known):
             return

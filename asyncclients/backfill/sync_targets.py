@@ -74,11 +74,8 @@ class Target:
     """The abilities of the target of a sync.
 
     Attributes:
-        subject: the object with its methods.
-        given: the argument of the user.
-        name: of the resource or the class, for messages and the state.
+        subject: the object with its methods; *given* is the argument of the user.
         key: name of the field or column that identifies a row.
-        row_type: type of its rows; None for rows as they are.
         batch: rows per call if it can create and update several at once, else 0.
         is_operation: its methods call operations of our clients and nothing else.
     """
@@ -187,11 +184,7 @@ def key_digest(key: str) -> int:
 
 
 def row_digests(rows: Sequence[Row]) -> list[int]:
-    """Return the digest of each of *rows*, whose data is in the form that is sent.
-
-    Raises:
-        InputError: a row has no text that is the same in every process.
-    """
+    """Return the digest of each of *rows*, whose data is in the form that is sent."""
     lines = encode_rows(rows).split(b"\n")
     return [_digest(line) for line in lines[: len(rows)]]
 
@@ -218,10 +211,7 @@ def shape_of(value: Any, shape: Shape) -> None:
 
 
 def _plain_fields(value: Any, without: tuple[str | None, ...]) -> dict[str, Any]:
-    """Return the fields of a row or an item in wire form, but those named *without*.
-
-    A value that has no fields gives none, and is equal to nothing.
-    """
+    """Return the fields of a row or an item in wire form, but those named *without*; {} without fields."""
     try:
         plain = to_plain(value)
     except (TypeError, ValueError, msgspec.MsgspecError):

@@ -149,7 +149,7 @@ async def test_input_knows_its_keys_and_finds_duplicates() -> None:
     """Keys of all digests are found, and no others; two equal ones are an error."""
     target, converter = Target(Plain(), "key"), RowConverter(None, None)
 
-    def ignore(row: Row, error: Exception) -> None:
+    def ignore(row: Row, error: BaseException) -> None:
         raise AssertionError(row, error)
 
     async def nothing(layout: str) -> RememberedLines:
