@@ -139,8 +139,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
     done: int
     failed: int
-    unknown: int
     skipped: int
+    unknown: int = 0
     rate: float
     quota_use: float
     eta: float | None
@@ -303,16 +303,7 @@ class EtaEstimator:
         self._samples = deque([_Sample(self._started_at, settled, limited=False, alone=True)])
 
     def progress(
-        self,
-        *,
-        done: int,
-        failed: int,
-        skipped: int,
-        unknown: int = 0,
-        settled: int,
-        total: int | None,
-        waiting: float,
-        cause: str,
+        self, *, settled: int, total: int | None, waiting: float, cause: str, **counts: Any
     ) -> Progress:
         """Return the progress at this instant. Call it about once a second.
 
@@ -332,10 +323,7 @@ class EtaEstimator:
             left = remaining if self._limit is None else min(remaining, self._limit - handled)
             eta = self._eta(max(0, left), rate, handled)
         return Progress(
-            done=done,
-            failed=failed,
-            unknown=unknown,
-            skipped=skipped,
+            **counts,
             total=total,
             remaining=remaining,
             rate=rate,

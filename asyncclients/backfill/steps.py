@@ -168,8 +168,7 @@ class BatchRowLog:
             StateInUseError: another run owns one of the rows.
         """
         rows = list(rows)
-        for row in rows:
-            self._put(row.number, _record(row, "sent", keep=True))
+        self._mark(rows, "sent")
         await self.saved()
         if not self._owned_by_others.isdisjoint(row.number for row in rows):
             raise StateInUseError(
@@ -185,23 +184,26 @@ class BatchRowLog:
     def mark_done(self, rows: Sequence[Row]) -> None:
         """Record that the vendor executed *rows*."""
         self.done += len(rows)
-        for row in rows:
-            self._put(row.number, _record(row, "done"))
+        self._mark(rows, "done")
 
     def mark_skipped(self, rows: Sequence[Row]) -> None:
         """Record that there is nothing to send for *rows*."""
-        for row in rows:
-            self._put(row.number, _record(row, "skipped"))
+        self._mark(rows, "skipped")
 
     def mark_failed(self, row: Row, failure: BaseException) -> None:
         """Record that *row* was rejected with *failure*."""
-        reason = msgspec.json.encode(describe(row, failure)).decode()
-        self._put(row.number, _record(row, "failed", reason, keep=True))
+        self._mark([row], "failed", msgspec.json.encode(describe(row, failure)).decode())
 
     def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
         """Record that *rows* may or may not have been executed."""
+        self._mark(rows, "unknown", reason)
+
+    def _mark(self, rows: Iterable[Row], status: RowStatus, reason: str = "") -> None:
+        has_content = status not in ("done", "skipped")
         for row in rows:
-            self._put(row.number, _record(row, "unknown", reason, keep=True))
+            content = encode_row(row.data) if has_content else None
+            record = RowRecord(status=status, line=row.line, row=content, reason=reason)
+            self._put(row.number, record)
 
     # --- Writing ------------------------------------------------------------------------
 
@@ -238,11 +240,6 @@ class BatchRowLog:
                 future.set_exception(failure)
                 future.exception()  # avoids asyncio's warning if no task waits
         self._next = writing.get_loop().create_future()
-
-
-def _record(row: Row, status: RowStatus, reason: str = "", *, keep: bool = False) -> RowRecord:
-    content = encode_row(row.data) if keep else None
-    return RowRecord(status=status, line=row.line, row=content, reason=reason)
 
 
 # --- Pull -----------------------------------------------------------------------------------

@@ -55,7 +55,6 @@ from asyncclients.backfill.sync_targets import (
     Shape,
     Target,
     key_digest,
-    key_digests,
     key_text,
     row_digests,
     shape_of,
@@ -90,6 +89,7 @@ class SyncInput:
         layout: identifies how a line becomes a row; empty if lines cannot be remembered.
         remembered: the lines with which the input was compared.
         parents: key or id of the parent of each row, in a tree, by number.
+        numbers: of the rows of a tree, by the digest of their keys.
         shape: the fields of the rows.
         unkeyed: number of invalid rows whose key is not known.
         invalid: number of invalid rows.
@@ -110,7 +110,7 @@ class SyncInput:
         self.shape: Shape = {}
         self.unkeyed = self.invalid = 0
         self._sorted = array("q")
-        self._places: dict[int, int] = {}
+        self.numbers: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -119,10 +119,6 @@ class SyncInput:
         """Return whether a row has the key with the digest *key*, after `sort_keys`."""
         place = bisect_left(self._sorted, key)
         return place < len(self._sorted) and self._sorted[place] == key
-
-    def place_of(self, key: int) -> int | None:
-        """Return the number of the row of a tree with the key *key*; None without one."""
-        return self._places.get(key)
 
     def read_rows(self) -> Iterator[list[int]]:
         """Yield the indexes of the valid rows whose lines were not remembered, some at a time."""
@@ -246,7 +242,7 @@ class SyncInput:
             texts = [key if type(key) is str else key_text(key) for key in found]
         else:
             texts = [self._key_of(value, row.data) for value, row in zip(values, rows, strict=True)]
-        keys = key_digests(texts)
+        keys = [key_digest(text) for text in texts]
         if 0 in keys:
             return []
         self.keys.extend(keys)
@@ -254,26 +250,24 @@ class SyncInput:
 
     def _add(self, row: Row, on_invalid: WriteFailure) -> Row | None:
         """Add *row*; return it with its value, None if it is invalid or skipped."""
-        value, key, problem = None, 0, ""
+        value, key = None, 0
         try:
             if row.error:
                 raise ValueError(row.error)  # noqa: TRY301 - handled as a row of a wrong type
             value = self.converter.convert(row.data, coerce=self.coerce)
         except Exception as error:  # noqa: BLE001 - the user's map may raise anything
-            text = "" if row.error else self._key_of(None, row.data)
-            key = key_digest(text) if text.strip() else 0
+            key = 0 if row.error else key_digest(self._key_of(None, row.data))
             self.invalid += 1
             self.unkeyed += not key
             on_invalid(row, error)
         if value is not None:
-            text = self._key_of(value, row.data)
-            if not text.strip():
+            key = key_digest(self._key_of(value, row.data))
+            if not key:
                 problem = f"line {row.line}: the key {self._target.key!r} is empty"
                 raise self._error(problem, row.line, "Give each row a key, or drop it with map=")
-            key = key_digest(text)
             if self._target.parent_field is not None:
                 self.parents[row.number] = key_text(getattr(value, self._target.parent_field))
-                self._places[key] = row.number
+                self.numbers[key] = row.number
         self.keys.append(key)
         return None if value is None else Row(row.number, row.line, value)
 
@@ -450,7 +444,7 @@ class Tree:
         """Compute the levels; return the numbers of rows that are their own ancestors."""
         rows = self._rows
         waiting = {
-            number: rows.place_of(key_digest(parent))
+            number: rows.numbers.get(key_digest(parent))
             for number, parent in rows.parents.items()
             if rows.actions[number - 1] in _NEW
         }

@@ -68,12 +68,13 @@ class Sync:
     ) -> None:
         self._rows, self._target, self._memory, self._options = rows, target, memory, options
         self._state = memory.state
-        self._builder, self._invalid = _builder(target), InvalidRows()
+        self._builder, self._invalid = RequestBuilder(None, None), InvalidRows()
         call = to.target if target.is_operation else None
         self._write_failure: WriteFailure = memory.write_failure
         if options.dry_run:
             to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
             call, self._write_failure = self._build, self._invalid.add
+            self._builder = _builder(target)
         self._max_failed = to.max_failed
         self._log = ChangeLog(memory, target, self._write_failure)
         self._tree = Tree(target, rows, memory)
@@ -250,8 +251,11 @@ class Sync:
         absent = [key for key in memory.intents if key not in self._rows]
         if absent and self._target.has("find"):
             changes = [Change(Action.CHECK, key, memory.intents[key].name) for key in absent]
-            rows = [Row(0, 0, change) for change in changes]
-            await self._deliver(_in_one_list(rows), lambda count: count)  # none of them is a change
+
+            async def in_one_list() -> AsyncGenerator[list[Row]]:
+                yield [Row(0, 0, change) for change in changes]
+
+            await self._deliver(in_one_list(), lambda count: count)  # none of them is a change
         elif unknown == "keep":
             self._state.unknown += len(absent)
         else:
@@ -532,10 +536,6 @@ class _Feed:
             return []
         count = self._hand_out(min(count, len(self._ready)))
         return [self._ready.popleft() for _ in range(count)]
-
-
-async def _in_one_list(rows: list[Row]) -> AsyncGenerator[list[Row]]:
-    yield rows
 
 
 def _builder(target: Target) -> RequestBuilder:

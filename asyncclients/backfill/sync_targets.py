@@ -179,20 +179,15 @@ def key_text(value: Any) -> str:
 
 
 def key_digest(key: str) -> int:
-    """Return the digest of *key*, without its case and surrounding white space."""
-    return _digest(key.strip().casefold().encode("utf-8", "surrogatepass"))
+    """Return the digest of *key*, without its case and surrounding white space; 0 if it is empty."""
+    normal = key.strip().casefold().encode("utf-8", "surrogatepass")
+    return _digest(normal) if normal else 0
 
 
 def row_digests(rows: Sequence[Row]) -> list[int]:
     """Return the digest of each of *rows*, whose data is in the form that is sent."""
     lines = encode_rows(rows).split(b"\n")
     return [_digest(line) for line in lines[: len(rows)]]
-
-
-def key_digests(keys: Sequence[str]) -> list[int]:
-    """Return the digest of each of *keys*; 0 for an empty one."""
-    normal = [key.strip().casefold().encode("utf-8", "surrogatepass") for key in keys]
-    return [_digest(key) if key else 0 for key in normal]
 
 
 def _digest(data: bytes) -> int:
