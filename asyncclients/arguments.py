@@ -6,11 +6,11 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -81,19 +81,11 @@ def check_seconds(name: str, value: object, *, zero: bool = False, advice: str =
         raise wrong_argument(name, rule, value, f"{name}=30.0", advice=advice)
 
 
-def check_quota_share(value: object) -> None:
-    """Check that *value* is a number above 0 and at most 1."""
-    if not is_seconds(value) or value > 1:  # type: ignore[operator]
-        rule, form = "a number above 0 and at most 1", "share=0.6 for 60 % of every quota"
-        raise wrong_argument("share", rule, value, form)
-
-
 def check_type(name: str, value: object, kind: type | tuple[type, ...], form: str) -> None:
     """Check that *value* is an instance of *kind*; *form* is the right form, as source text."""
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = " or ".join("None" if one is type(None) else one.__name__ for one in kinds)
-        raise wrong_argument(name, names, value, form)
+        raise wrong_argument(name, " or ".join(_words_of(each)[0] for each in kinds), value, form)
 
 
 def check_text(name: str, value: object, form: str) -> None:
@@ -125,33 +117,46 @@ def check_headers(headers: Any) -> None:
             )
 
 
-PositiveInt = Annotated[int, Meta(ge=1)]
-Ratio = Annotated[float, Meta(ge=0, le=1)]
-QuotaShare = Annotated[float, Meta(gt=0, le=1)]
-Seconds = Annotated[float, Meta(ge=0)]
+NaturalInt = Annotated[int, Meta(ge=0, description="a whole number of at least 0", examples=[3])]
+PositiveInt = Annotated[int, Meta(ge=1, description="a whole number of at least 1", examples=[3])]
+Ratio = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1", examples=[0.1])]
+QuotaShare = Annotated[
+    float, Meta(gt=0, le=1, description="a number above 0 and at most 1", examples=[0.6])
+]
+Seconds = Annotated[
+    float, Meta(ge=0, description="a number of seconds of at least 0", examples=[30.0])
+]
 
 
 def check_value(name: str, value: object, kind: Any) -> None:
-    """Check that *value* is of the type *kind*, which may have constraints of msgspec.
-
-    Raises:
-        ConfigurationError: naming the argument *name*.
-    """
+    """Check that *value* is of the type *kind*, which may have constraints of msgspec."""
     try:
         msgspec.convert(value, kind)
-    except msgspec.ValidationError as wrong:
-        is_choice = get_origin(kind) is Literal
-        problem = f"choose one of {get_args(kind)}" if is_choice else str(wrong)
-        raise ConfigurationError(
-            f"{name} cannot be {shown(value)}: {problem}", advice="Correct the argument"
-        ) from None
+    except TypeError:
+        return  # msgspec does not know unions of callables and other types
+    except msgspec.ValidationError:
+        rule, example = _words_of(kind)
+        raise wrong_argument(name, rule, value, f"{name}={example}") from None
+
+
+def _words_of(kind: Any) -> tuple[str, str]:
+    """Return what a value of the type *kind* must be, in words, and an example."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return str(arguments[1].description), str(arguments[1].examples[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, arguments))}", repr(arguments[0])
+    if origin in (Union, UnionType):
+        rules, examples = zip(*map(_words_of, arguments), strict=True)
+        return " or ".join(rules), examples[0]
+    name = "None" if kind is NoneType else str((origin or kind).__name__)
+    return name, "True" if kind is bool else "..."
 
 
 def check_fields(options: msgspec.Struct) -> None:
     """Check the fields of *options* by `check_value`, unless their types name callables."""
     for field in msgspec.structs.fields(options):
-        with suppress(TypeError):  # msgspec does not know unions of callables and other types
-            check_value(field.name, getattr(options, field.name), field.type)
+        check_value(field.name, getattr(options, field.name), field.type)
 
 
 def check_path(name: str, value: Any) -> None:

@@ -36,12 +36,12 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from enum import Enum
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
-from msgspec import Meta
 
 from asyncclients.arguments import (
+    NaturalInt,
     PositiveInt,
     QuotaShare,
     Ratio,
@@ -152,7 +152,7 @@ class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
     target: Callable[[Any], Awaitable[Any]]
     row_type: type[Any] | None = None
     map: Map | Mapping[str, str] | None = None
-    batch: Annotated[int, Meta(ge=0)] | None = None
+    batch: NaturalInt | None = None
     idempotent: bool | None = None
     concurrency: PositiveInt = 64
     share: QuotaShare | None = None

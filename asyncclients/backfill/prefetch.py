@@ -15,11 +15,12 @@ import asyncio
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from asyncclients.arguments import (
+    NaturalInt,
     QuotaShare,
     Ratio,
     Seconds,
@@ -271,7 +272,7 @@ class PullSetup(msgspec.Struct, frozen=True, kw_only=True):
     sink: Any
     key: Key | None
     max_failed: Ratio
-    prefetch: Annotated[int, msgspec.Meta(ge=0)]
+    prefetch: NaturalInt
     flow: str
     share: QuotaShare | None
     max_outage: Seconds

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 import msgspec
 
 from asyncclients.arguments import (
+    QuotaShare,
     check_count,
     check_headers,
-    check_quota_share,
     check_seconds,
     check_type,
+    check_value,
 )
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Share
 
@@ -66,8 +67,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         check_type("retry_unsafe", self.retry_unsafe, bool, "retry_unsafe=True")
         if self.headers is not None:
             check_headers(self.headers)
-        if self.share is not None:
-            check_quota_share(self.share)
+        check_value("share", self.share, QuotaShare | None)
 
 
 class OptionFields(TypedDict, total=False):

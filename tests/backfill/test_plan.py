@@ -249,7 +249,9 @@ async def test_plan_rejects_bad_input_and_arguments(tmp_path: Path) -> None:
             await push(csv, create, state=tmp_path / "s", dry_run=True)
         with pytest.raises(StateMismatchError, match="cannot keep a state in"):
             await push([], create, state=tmp_path / "none" / "s", dry_run=True)
-        with pytest.raises(ConfigurationError, match="dry_run cannot be 1"):
+        with pytest.raises(ConfigurationError, match="dry_run must be bool, not 1"):
             await push(csv, create, state=tmp_path / "s", dry_run=cast("bool", 1))
-        with pytest.raises(ConfigurationError, match="limit cannot be 0"):
+        with pytest.raises(
+            ConfigurationError, match="limit must be a whole number of at least 1 or None, not 0"
+        ):
             await push(csv, create, state=tmp_path / "s", limit=0)

@@ -482,7 +482,7 @@ async def test_refresh_since_reads_on_after_interruption(job: Job) -> None:
         ({"refresh": True, "since": "name"}, "cannot be sorted by name"),
         ({"refresh": True, "lag": -1.0}, "lag must be"),
         ({"refresh": True, "lag": inf}, "lag must be a finite number"),
-        ({"refresh": 1}, "refresh cannot be 1"),
+        ({"refresh": 1}, "refresh must be bool, not 1"),
         ({"refresh": True, "changes": "no/such/folder"}, "in one that does not exist"),
     ],
 )

@@ -171,7 +171,9 @@ async def test_backfill_refuses_a_share_out_of_range(tmp_path: Path, share: Any)
             lambda: pull_step(tags(), Pages(), after=None, flow="job", share=share),
         ]
         for run in runs:
-            with pytest.raises(ConfigurationError, match="share cannot be"):
+            with pytest.raises(
+                ConfigurationError, match="share must be a number above 0 and at most 1"
+            ):
                 await run()
         assert sandbox.requests("intouch") == ()
         assert not [*tmp_path.iterdir()]

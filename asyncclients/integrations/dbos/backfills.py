@@ -32,7 +32,7 @@ import msgspec
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 
 from asyncclients import backfill
-from asyncclients.arguments import check_quota_share
+from asyncclients.arguments import QuotaShare, check_value
 from asyncclients.backfill import Report, Sink
 from asyncclients.backfill.files.source import Rows, open_source
 from asyncclients.backfill.report import RequestCounts
@@ -217,7 +217,7 @@ class Backfills:
         """
         _check_name(job)
         if share is not None:
-            check_quota_share(share)
+            check_value("share", share, QuotaShare)
         spec = spec or job
         rows = await open_source(source)
         try:
@@ -263,7 +263,7 @@ class Backfills:
         """
         _check_name(job)
         if share is not None:
-            check_quota_share(share)
+            check_value("share", share, QuotaShare)
         spec = spec or job
         await self.job_store.add(job, JobRecord(kind="pull", spec=spec, digest=digest_of(spec)))
         reporter = JobProgress(self.job_store, self.worker, "pull", job, progress)
