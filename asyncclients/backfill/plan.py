@@ -19,6 +19,7 @@ from typing import Any, Self
 import msgspec
 
 from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.rows import unbound
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Journal, no_place
 from asyncclients.backfill.state.push_state import JournalRowLog, PushState
@@ -165,9 +166,7 @@ class RequestBuilder:
     @classmethod
     def of(cls, target: Callable[[Any], Awaitable[Any]]) -> Self:
         """Return the builder for *target*, an operation or a function."""
-        operation = target if endpoint_of(target) is not None else None
-        while isinstance(operation, partial):
-            operation = operation.func
+        operation = unbound(target) if endpoint_of(target) is not None else None
         config = config_of(getattr(operation, "__self__", None))
         return cls(None if config is None else _without_sending(target), config)
 

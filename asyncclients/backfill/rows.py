@@ -107,71 +107,73 @@ class RowConverter:
         self._type, self._map, self.has_map = row_type, map, map is not None
         self._renaming = Renaming({}) if map is None else map if isinstance(map, Renaming) else None
         self.mapped_columns = frozenset(self._renaming.columns if self._renaming else ())
-        self._wire_names: dict[str, str] = {}
+        fields = () if row_type is None else _struct_fields(row_type)
+        self.name = "" if row_type is None else f"{row_type.__module__}.{row_type.__qualname__}"
+        self._wire_names = {field.name: field.encode_name for field in fields}
+        self._known = {*self._wire_names, *self._wire_names.values(), ""}
+        self._required = [field for field in fields if field.required]
+        nullable = [field for field in fields if type(None) in get_args(field.type)]
+        self._nullable = {name for each in nullable for name in (each.name, each.encode_name)}
         self._list_type = GenericAlias(list, (row_type,))
-        self._required: tuple[str, ...] = ()
-        self._nullable: set[str] = set()
-        self._flat_names: frozenset[str] = frozenset()
-        self._direct_names: frozenset[str] = frozenset()
+        self._direct_names: set[str] = set()
+        """Names that need neither nesting nor renaming: rows with no other ones skip both."""
+        self._add_direct_names(self._wire_names)
         self._source = "a row"
         self._reported: set[str] = set()
-        self.name = ""
-        if row_type is not None:
-            fields = _struct_fields(row_type)
-            self.name = f"{row_type.__module__}.{row_type.__qualname__}"
-            self._wire_names = {field.name: field.encode_name for field in fields}
-            self._required = tuple(field.name for field in fields if field.required)
-            nullable = [field for field in fields if type(None) in get_args(field.type)]
-            self._nullable = {name for each in nullable for name in (each.name, each.encode_name)}
-            self._add_known_names(self._wire_names)
-            if self._renaming is not None:
-                self._check_targets({*self._renaming.columns.values(), *self._renaming.fixed})
-        self.fields = frozenset(self._wire_names)
+        if self._renaming is not None:
+            targets = {*self._renaming.columns.values(), *self._renaming.fixed}
+            if unknown := self._without_field(targets):
+                hint = did_you_mean(unknown[0], self._wire_names)
+                names = ", ".join(repr(name) for name in unknown)
+                raise ConfigurationError(
+                    f"map names {names}{hint}, which {self.name} does not have",
+                    advice=f"It has: {', '.join(self._wire_names)}",
+                )
 
-    def _check_targets(self, targets: set[str]) -> None:
-        known = {*self._wire_names, *self._wire_names.values(), ""}
-        unknown = sorted(name for name in targets if name.split(".", 1)[0] not in known)
-        if unknown and _EXTRA_FIELD not in known:
-            hint = did_you_mean(unknown[0], self._wire_names)
-            raise ConfigurationError(
-                f"map names {', '.join(map(repr, unknown))}{hint}, which {self.name} does not have",
-                advice=f"It has: {', '.join(self._wire_names)}",
-            )
+    @property
+    def fields(self) -> AbstractSet[str]:
+        """Names of the fields of the row type."""
+        return self._wire_names.keys()
 
-    def _add_known_names(self, names: Iterable[str]) -> None:
-        """Remember those of *names* that need no nesting, and those that need no renaming either.
+    def _without_field(self, names: Iterable[str]) -> list[str]:
+        """Return those of *names* that the row type cannot hold."""
+        if self._type is None or _EXTRA_FIELD in self._known:
+            return []
+        return sorted(name for name in names if name.split(".", 1)[0] not in self._known)
 
-        Rows that have only such names skip both.
-        """
-        flat = {name for name in names if "." not in name}
-        self._flat_names |= flat
-        if _EXTRA_FIELD in self._wire_names:
-            flat &= self._wire_names.keys()
-        self._direct_names |= {name for name in flat if self._wire_names.get(name, name) == name}
+    def _add_direct_names(self, names: Iterable[str]) -> None:
+        wire = self._wire_names
+        direct = {name for name in names if "." not in name and wire.get(name, name) == name}
+        self._direct_names |= direct & wire.keys() if _EXTRA_FIELD in wire else direct
 
     def check(self, source: Source) -> None:
         """Raise `InputError` if *source* lacks a required column."""
         columns, self._source = source.columns, source.name
         if columns is None:
             return
-        self._add_known_names(columns)
-        error = ""
-        if self._renaming is not None:
-            try:
-                fields = self._renaming.fields(columns)
-            except ValueError as bad:
-                error = str(bad)
-            else:
-                error = self._missing_columns(fields)
-                if not error:
-                    self._warn_unknown_fields(fields)
-        if error:
+        self._add_direct_names(columns)
+        if self._renaming is None:
+            return
+        try:
+            fields = self._renaming.fields(columns)
+            self._check_required(fields)
+        except ValueError as bad:
             raise InputError(
-                f"{source.name} {error}; it has: {', '.join(columns)}",
+                f"{source.name} {bad}; it has: {', '.join(columns)}",
                 file=source.name,
                 line=1,
                 advice=_RENAME_ADVICE,
-            )
+            ) from None
+        self._warn_unknown_fields(fields)
+
+    def _check_required(self, fields: set[str]) -> None:
+        heads = {field.split(".", 1)[0] for field in fields}
+        missing = [
+            each.name for each in self._required if not heads & {each.name, each.encode_name}
+        ]
+        if missing:
+            hint = did_you_mean(missing[0], heads)
+            raise ValueError(f"has no column {' and no column '.join(missing)}{hint}")
 
     def use_column(self, name: str) -> None:
         """Note that the column *name* is used, so that no warning says that it is ignored."""
@@ -192,25 +194,12 @@ class RowConverter:
             return ""
         return repr((release, self.name, self._renaming.columns, self._renaming.fixed))
 
-    def _missing_columns(self, fields: set[str]) -> str:
-        heads = {field.split(".", 1)[0] for field in fields}
-        missing = [
-            name
-            for name in self._required
-            if name not in heads and self._wire_names[name] not in heads
-        ]
-        if not missing:
-            return ""
-        hint = did_you_mean(missing[0], heads)
-        return f"has no column {' and no column '.join(missing)}{hint}"
-
     def _warn_unknown_fields(self, fields: Iterable[str]) -> None:
         """Warn about *fields* that the row type does not have, once for each."""
-        known = {*self._wire_names, *self._wire_names.values(), ""}
-        if self._type is None or _EXTRA_FIELD in known or len(self._reported) > _MAX_REPORTED:
+        if len(self._reported) > _MAX_REPORTED:
             return
-        others = {name for name in fields if name.split(".", 1)[0] not in known} - self._reported
-        if others:
+        others = set(self._without_field(fields)) - self._reported
+        if others and self._type is not None:
             self._reported |= others
             _log.warning(
                 "%s: %s has no field for %s: ignored",
@@ -275,8 +264,8 @@ class RowConverter:
         return {**data, **nulls}
 
     def _with_wire_names(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        if isinstance(data, dict) and self._flat_names.issuperset(data):
-            return data if self._direct_names.issuperset(data) else self._renamed(data)
+        if isinstance(data, dict) and self._direct_names.issuperset(data):
+            return data
         if self._renaming is not None:
             self._warn_unknown_fields(data)
         return self._renamed(nested(data))
