@@ -43,7 +43,7 @@ from asyncclients.backfill.prefetch import (
     resume_at,
 )
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.state.item_table import Entry, ItemTable, Known
+from asyncclients.backfill.state.item_table import ItemTable, Known
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.pull_state import (
     ItemKeys,
@@ -248,7 +248,7 @@ class Refresh:
             if not is_same:
                 fresh.append(item)
             has_content = is_same and before is not None and before.has_content
-            table.put(key, Entry(digest, None if has_content else content))
+            table.put(key, digest, None if has_content else content)
             known[key] = Known(digest, table.current.number, has_content=True)
         if fresh and not isinstance(self._sink, FileSink):
             await self._use_sink(self._sink.upsert(fresh))
@@ -292,7 +292,7 @@ class Refresh:
             if key is None:
                 table.current.unnamed += invalid.items
             elif (known := (await table.find([key])).get(key)) is not None:
-                table.put(key, Entry(known.digest, None))
+                table.put(key, known.digest)
 
     def _key_in(self, raw: bytes) -> str | None:
         """Return the key in an unreadable item, None if it is unreadable as well."""

@@ -15,7 +15,7 @@ import msgspec
 
 from asyncclients.backfill.delivery import PartialResult, RowOutcome, classify_error
 from asyncclients.backfill.files.source import Row
-from asyncclients.backfill.state.sync_state import Digests, Intent, Item, SyncMemory
+from asyncclients.backfill.state.sync_state import Intent, Item, SyncMemory
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, shape_of
 from asyncclients.errors import NotFoundError, error_text, row_reason
 
@@ -51,7 +51,7 @@ SENT = (Action.CREATE, Action.UPDATE, Action.LOCATE)
 def decide(
     digest: int,
     listed: int | None,
-    known: Digests | None,
+    known: Item | None,
     rejected: int | None,
     *,
     may_find: bool,
@@ -61,7 +61,7 @@ def decide(
     Args:
         digest: of the row in the form that is sent.
         listed: that an equal item would have in the vendor's list.
-        known: the digests of its item; None without an item.
+        known: its item; None without one.
         rejected: digest of the row that was rejected last; None if none was, or to retry it.
         may_find: an item can be looked up by its key.
     """
@@ -71,7 +71,7 @@ def decide(
         return Action.FAIL
     if known is None or (known.is_lost and not may_find):
         return Action.CREATE
-    if known.has_id and not known.is_lost:
+    if known.is_known:
         return Action.UPDATE
     return Action.LOCATE if may_find else Action.WITHOUT_ID
 

@@ -19,7 +19,7 @@ from asyncclients.backfill.plan import InvalidRows, Plan, RequestBuilder, silenc
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.push import RunOptions
 from asyncclients.backfill.report import EtaEstimator, Progress, SyncReport, reporting_progress
-from asyncclients.backfill.state.sync_state import Digests, Item, RememberedLines, SyncMemory
+from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import (
     SENT,
     Action,
@@ -213,7 +213,7 @@ class Sync:
     async def _decide_some(self, indexes: Sequence[int]) -> int:
         """Set the actions of the rows at *indexes*; return how many have a known item."""
         rows, actions, intents = self._rows, self._rows.actions, self._memory.intents
-        known = await self._memory.digests([rows.keys[index] for index in indexes])
+        known = await self._memory.items([rows.keys[index] for index in indexes])
         keys, digests, found = rows.keys, rows.digests, 0
         for index in indexes:
             key = keys[index]
@@ -226,7 +226,7 @@ class Sync:
             actions[index] = self._action_of(index, key, item)
         return found
 
-    def _action_of(self, index: int, key: int, known: Digests | None) -> Action:
+    def _action_of(self, index: int, key: int, known: Item | None) -> Action:
         rows, memory, options = self._rows, self._memory, self._options
         may_find = self._target.has("find")
         digest = rows.digests[index]
@@ -318,7 +318,7 @@ class Sync:
             return
         await memory.saved()
         for indexes in rows.read_rows():
-            known = await memory.digests([rows.keys[index] for index in indexes])
+            known = await memory.items([rows.keys[index] for index in indexes])
             for index in indexes:
                 key = rows.keys[index]
                 item, listed = known.get(key), rows.listed[index] if rows.listed else None

@@ -17,7 +17,7 @@ from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.rows import RowConverter
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Changes, Journal
-from asyncclients.backfill.state.sync_state import Digests, Item, RememberedLines, SyncMemory
+from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import Action, decide
 from asyncclients.backfill.sync_input import SyncInput, deletion_order
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, row_digests, shape_of
@@ -25,7 +25,7 @@ from asyncclients.errors import InputError
 from asyncclients.vendors.intouch import NewContact
 
 SENT, OTHER = 1, 2
-LOST = Digests(sent=None, listed=None, has_id=1)
+LOST = Item(sent=None, listed=None, id="1")
 
 
 @pytest.mark.parametrize(
@@ -34,18 +34,18 @@ LOST = Digests(sent=None, listed=None, has_id=1)
         (None, None, Action.CREATE),
         (None, SENT, Action.FAIL),
         (None, OTHER, Action.CREATE),
-        (Digests(sent=SENT, listed=None, has_id=1), None, Action.KEEP),
-        (Digests(sent=OTHER, listed=None, has_id=1), None, Action.UPDATE),
-        (Digests(sent=OTHER, listed=None, has_id=1), SENT, Action.FAIL),
-        (Digests(sent=OTHER, listed=None, has_id=0), None, Action.LOCATE),
-        (Digests(sent=None, listed=5, has_id=1), None, Action.KEEP),
-        (Digests(sent=None, listed=5, has_id=1), SENT, Action.KEEP),
-        (Digests(sent=None, listed=6, has_id=1), None, Action.UPDATE),
+        (Item(sent=SENT, listed=None, id="1"), None, Action.KEEP),
+        (Item(sent=OTHER, listed=None, id="1"), None, Action.UPDATE),
+        (Item(sent=OTHER, listed=None, id="1"), SENT, Action.FAIL),
+        (Item(sent=OTHER, listed=None, id=None), None, Action.LOCATE),
+        (Item(sent=None, listed=5, id="1"), None, Action.KEEP),
+        (Item(sent=None, listed=5, id="1"), SENT, Action.KEEP),
+        (Item(sent=None, listed=6, id="1"), None, Action.UPDATE),
         (LOST, None, Action.LOCATE),
     ],
 )
 def test_decide_compares_the_row_with_its_item(
-    known: Digests | None, rejected: int | None, expected: Action
+    known: Item | None, rejected: int | None, expected: Action
 ) -> None:
     """A row is sent if it differs from the last one, and looked up if its item is doubtful."""
     assert decide(SENT, 5, known, rejected, may_find=True) is expected
@@ -54,7 +54,7 @@ def test_decide_compares_the_row_with_its_item(
 def test_decide_without_lookups() -> None:
     """A lost item is created; a changed one without an id can only fail."""
     assert decide(SENT, 5, LOST, None, may_find=False) is Action.CREATE
-    known = Digests(sent=OTHER, listed=None, has_id=0)
+    known = Item(sent=OTHER, listed=None, id=None)
     assert decide(SENT, 5, known, None, may_find=False) is Action.WITHOUT_ID
 
 

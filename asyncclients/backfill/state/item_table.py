@@ -70,13 +70,6 @@ class Known(NamedTuple):
     has_content: bool
 
 
-class Entry(NamedTuple):
-    """An item as it was read; *content* is None if the stored one is the same."""
-
-    digest: int
-    content: bytes | None
-
-
 class Difference(msgspec.Struct, frozen=True):
     """A line of the file of changes: one difference between the result before and after."""
 
@@ -98,7 +91,7 @@ class ItemTable:
         self.current = state.refresh or RefreshPass(number=state.passes)
         self._failures = DeadLetterFile(journal.path)
         self._clock = Stopwatch()
-        self._unsaved: dict[str, Entry] = {}
+        self._unsaved: dict[str, tuple[int, bytes | None]] = {}
         self._statements: list[Statement] = []
         self.unsaved_bytes = 0
 
@@ -162,16 +155,15 @@ class ItemTable:
             rows = await self._journal.read(f"{sql} ({', '.join('?' * len(some))})", *some)
             found |= {key: Known(digest, seen, bool(has)) for key, digest, seen, has in rows}
         for key in self._unsaved.keys() & keys:
-            found[key] = Known(self._unsaved[key].digest, self.current.number, has_content=True)
+            found[key] = Known(self._unsaved[key][0], self.current.number, has_content=True)
         return found
 
-    def put(self, key: str, entry: Entry) -> None:
-        """Store that the refresh found the item *key*."""
-        before = self._unsaved.get(key)
-        if before is not None and entry.content is None:
-            entry = Entry(entry.digest, before.content)
-        self._unsaved[key] = entry
-        self.unsaved_bytes += len(entry.content or b"")
+    def put(self, key: str, digest: int, content: bytes | None = None) -> None:
+        """Store that the refresh found the item *key*; without *content* the stored one is kept."""
+        if content is None and key in self._unsaved:
+            content = self._unsaved[key][1]
+        self._unsaved[key] = digest, content
+        self.unsaved_bytes += len(content or b"")
 
     async def set_aside(self, page: Page[Any], keys: Sequence[str], max_failed: float) -> None:
         """Write the unreadable items of *page*, with *keys*, to the dead-letter file, each once."""
@@ -180,7 +172,7 @@ class ItemTable:
         new = [key not in known or known[key].seen != self.current.number for key in keys]
         set_aside(self._failures, self.current.reading, page, new, max_failed)
         for key in keys:
-            self.put(key, Entry(_UNREADABLE, None))
+            self.put(key, _UNREADABLE)
 
     async def save(self) -> None:
         """Save everything so far; raises `StateError` if that fails."""
@@ -188,7 +180,8 @@ class ItemTable:
         write_failures = self._failures.take()
         reading.failures = self._failures.mark
         self._clock.note(reading)
-        rows = [(key, each.digest, number, each.content) for key, each in self._unsaved.items()]
+        found = self._unsaved.items()
+        rows = [(key, digest, number, content) for key, (digest, content) in found]
         statements = [put_value("state", self.state), *self._statements, Statement(_PUT, rows)]
         self._unsaved, self._statements, self.unsaved_bytes = {}, [], 0
         await finish_before_cancel(self._journal.save(Changes(statements, write_failures)))

@@ -51,18 +51,10 @@ class Item(NamedTuple):
     listed: int | None = None
     parent: str | None = None
 
-
-class Digests(NamedTuple):
-    """The digests of an `Item`, and whether its id is known."""
-
-    sent: int | None
-    listed: int | None
-    has_id: int
-
     @property
     def is_known(self) -> bool:
         """True if the item has an id, and was in the vendor's list when it was last read."""
-        return bool(self.has_id) and not self.is_lost
+        return self.id is not None and not self.is_lost
 
     @property
     def is_lost(self) -> bool:
@@ -206,12 +198,6 @@ class SyncMemory:
     def _changed_items(self, keys: Sequence[int]) -> dict[int, Any]:
         changed = self._changed["item"]
         return {key: changed[key] for key in changed.keys() & set(keys)}
-
-    async def digests(self, keys: Sequence[int]) -> dict[int, Digests]:
-        """Return the digests of the items with the *keys* that are known, as saved."""
-        places = ",".join("?" * len(keys))
-        sql = f"SELECT key, sent, listed, id IS NOT NULL FROM item WHERE key IN ({places})"  # noqa: S608
-        return {row[0]: Digests(*row[1:]) for row in await self._journal.read(sql, *keys)}
 
     async def known_count(self) -> int:
         """Return the number of items with an id that were not missing in the vendor's list."""
