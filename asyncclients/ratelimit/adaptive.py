@@ -1,72 +1,33 @@
 """What responses teach: when calls arrive at the vendor, and why some are rejected.
 
-Arrivals
-========
+docs/theory-of-limits.md explains the rules and has the figures.
 
-A server counts a call when it *arrives*, and the client cannot observe that instant. It
-knows only the send and the response; the arrival lies between. Four upper bounds on the
-arrival, from the safest to the most optimistic:
+A server counts a call when it *arrives*, between the send and the response. The bounds of that
+instant, from the safest to the most optimistic:
 
-* *response*: the call had arrived when its response came. Always true.
-* *response − minimum RTT*: no response travels back faster than the shortest round trip
-  ever measured, so the next call cannot overtake this one by more than the rest. The
-  shortest measured round trip lies a little above the true minimum. The gap between the
-  two shortest estimates by how much, so the estimate is one gap lower, less a share of
-  the mean excess. The memory is long (512 to 1,024 calls): with a short one the estimated
-  minimum is too high too often.
-* *send + slack*: if the vendor takes long and varying times to process a call, the
-  response is weak evidence of the arrival, and waiting for it would cost a third of the
-  quota. In that case the time to the server is assumed to vary by at most `SLACK`. A slot
-  may then become free while its call is still in flight.
-* *none*: a call without a response. Its slot is held until the call is given up.
+* *response*: always true.
+* *response − minimum RTT*: no response travels back faster than the shortest round trip ever
+  measured, so the next call cannot overtake this one by more than the rest.
+* *send + slack*: for a vendor that works long and for varying times. The time to the server is
+  assumed to vary by at most `SLACK`, so a slot may become free while its call is in flight.
+* *the send*: after many accepted calls `bound_relaxation` moves the bounds there, and spaces the
+  calls evenly. A rejection in that state is attributed to it alone: it is reset, and the next
+  attempt waits for twice as many calls.
 
-`Feedback.margin_factor`, learned from rejections, widens the margins of the second and
-the third bound.
+`margin_factor` widens the margins of the second and the third bound.
 
-`ArrivalSpacing` uses the same estimates to keep calls an interval apart on *arrival*, for
-servers with a small token bucket. Spacing the sends is not enough there, because a late
-arrival shortens the gap to the next one. So the next call waits for the response to the
-previous one: a response that is later than the mean by more than a tenth of the interval
-delays the next call by the rest. If response times vary by more than a third of the
-interval they are no evidence of arrivals on that scale, and only the sends are spaced.
+A rejection (429) concerns the quota, not only the call that received it. It pauses the scope: as
+long as the vendor asked, else for one slot interval, doubled for each further consecutive
+rejection. From the second one on, calls are sent one at a time until one is accepted (`probing`).
+And it is attributed to a cause, whose correction fades as calls are accepted:
 
-Rejections
-==========
+* *burst*: the slot had been idle for half a period, so the window cannot have been full. The
+  server has a small token bucket: calls arrive a full interval apart (`ArrivalSpacing`).
+* *window*: in any other case an arrival bound was too optimistic.
+* *rate*, in both cases: the server may count in a way that accepts less than the limit.
 
-A rejection (429) concerns the quota, not only the call that received it. It has two
-effects.
-
-*It pauses the scope.* The end of the pause only moves forward. The pause lasts as long as
-the vendor asked. If the vendor gives no time, it lasts one slot interval, doubled for each
-further consecutive rejection. An absurd request (a year) is cut to max(2 periods, 120 s).
-From the second consecutive rejection on, and after an absurd request, calls are sent one
-at a time until one is accepted: *probing*.
-
-*It is attributed to a cause.* Each correction fades as calls are accepted:
-
-* *Burst*: the call was sent in a burst although its slot had been idle for half a period,
-  so the window cannot have been full. The server has a small token bucket. Bursts stop
-  (`burst_factor` 0) and calls arrive a full interval apart. Bursts return over 5,000
-  calls, slowly at first.
-* *Window*: in any other case an arrival bound was too optimistic. `margin_factor` grows by
-  half.
-* *Rate*, in both cases: the server may count in a way that accepts less than the limit (a
-  two-counter server does). `rate_factor` falls by 3 %. It recovers by 0.01 % per accepted
-  call at first, so a server that really accepts less rejects about one call in 150, and
-  faster the longer no call is rejected.
-
-Calls that were in flight when a rejection arrived carry no new information. Rejections
-while other clients use the quota teach how to share it; that is rolled back when their
-usage ends. With a small quota they reject calls at any rate of ours, because they take
-slots at random instants. A lower rate then only leaves more of the quota unused, so it
-falls to a half at most (docs/theory-of-limits.md has the figures).
-
-A long run without rejections is informative as well. Many servers use a token bucket of
-the full limit or fixed windows. There the arrival bounds are stricter than necessary, and
-cost some percent of a short window. After 1,500 accepted calls `bound_relaxation` moves
-the bounds towards the send, over 300 calls, and spaces the calls evenly. A rejection in
-that state is attributed to the relaxation alone: it is reset, and the next attempt waits
-for twice as many calls.
+Calls that were in flight when a rejection arrived carry no new information. What rejections
+taught while other clients used the quota is rolled back when their usage ends.
 """
 
 from __future__ import annotations
@@ -104,6 +65,9 @@ _SPACING = 0.97
 
 class ArrivalSpacing:
     """The earliest instant at which the next call may follow the previous one.
+
+    Spacing the sends is not enough for a server with a small bucket, because a late arrival
+    shortens the gap to the next one. So the next call waits for the response to this one.
 
     Attributes:
         last: the previous call, while its response is awaited.
@@ -163,7 +127,6 @@ class Feedback:
     Attributes:
         min_rtt, mean_rtt: seconds of a round trip; the minimum is 0 until it is known.
         paused_until: loop instant before which nothing is sent.
-        probing: calls are sent one at a time.
         bound_relaxation: 0 if slots are held from the arrival bound, 1 if from the send.
         margin_factor: factor on the margins of the arrival bounds, initially 1.
         rate_factor: share of the full rate in use.

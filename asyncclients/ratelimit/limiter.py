@@ -1,42 +1,26 @@
 """The limiter of one scope: how many calls may be sent, and when.
 
 A scope is one vendor's origin with one credential. Every decision is a plain function of
-(state, now), in loop seconds: nothing here waits, reads a clock or knows an event loop.
+(state, now), in loop seconds: nothing here waits, reads a clock or knows an event loop. The rules
+(docs/theory-of-limits.md has the reasons):
 
-The theory
-==========
+1. **Window (safety).** A slot of each quota is held from the send until *arrival bound + W*. The
+   arrival bound is an instant by which the call has certainly arrived. A call is sent only while
+   fewer than N slots are held.
 
-A vendor accepts N calls in any W seconds, and counts a call when it *arrives*. The client
-decides when a call is *sent*. The latency in between varies, so arrivals can be closer
-together than sends. Three rules follow.
+   Proof. Suppose N+1 calls arrive within W seconds. When the last of them was sent, each of the
+   other N had no bound yet, or one that is not before its arrival and so was less than W
+   seconds old. So all N held a slot, and the last call could not have been sent.
 
-1. **Window (safety).** A slot of each quota is held from the send until *arrival bound +
-   W*. The arrival bound is an instant by which the call has certainly arrived. A call is
-   sent only while fewer than N slots are held.
-
-   Proof. Suppose N+1 calls arrive within W seconds. Consider the instant at which the last
-   of them is sent. Each of the other N calls either has no bound yet, or has a bound that
-   is not before its arrival and so is less than W seconds old. So all N hold a slot,
-   and the last call could not have been sent.
-
-   With the response as the bound (`admission="exact"`) the proof holds without
-   assumptions. It costs one round trip per W: negligible for a minute, a tenth of the
-   quota for a second. For short windows `admission="adaptive"` uses tighter bounds
-   (`adaptive.py`), and rejections widen their margins.
-
-2. **Token bucket (shape).** A token bucket (`slots.py`) spreads the N calls over W. It is
-   asked for the instant of the send, not in advance: calls spaced in advance would bunch
-   up while they wait for the window. For a server that turns out to have a small bucket
-   the *arrivals* are kept an interval apart (`ArrivalSpacing`).
-
-3. **Kinds of calls.** A call takes *cost* slots of every quota that applies to it, all at
-   one instant. Some quotas apply to certain operations only, and a share of a quota is one
-   more quota, from which only its own calls take (`Demand`). The proof holds for each quota
-   by itself, because each call that counts at the vendor holds its slots.
-
-4. **Feedback.** A rejection pauses the scope and is attributed to a cause (`adaptive.py`).
-   If the vendor reports the remaining calls, its count applies when it leaves fewer slots
-   than ours (`external.py`).
+   With `admission="exact"` the bound is the response and the proof holds without assumptions.
+   `"adaptive"` uses tighter bounds for short windows, and learns from rejections (`adaptive.py`).
+2. **Token bucket (shape).** It spreads the N calls over W. It is asked for the instant of the
+   send: calls spaced in advance would bunch up while they wait for the window.
+3. **Kinds of calls.** A call takes *cost* slots of every quota that applies to it, all at one
+   instant. A share of a quota is one more quota, from which only its own calls take (`Demand`).
+   The proof holds for each quota by itself.
+4. **Feedback.** A rejection pauses the scope. If the vendor reports the remaining calls, its
+   count applies when it leaves fewer slots than ours (`external.py`).
 """
 
 from __future__ import annotations
@@ -77,13 +61,10 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         opens_in: until a slot of each quota is free by this process's count; inf if only a
             response can free one.
         paced_for: until the token bucket allows the next call.
-        paused_for: until the pause ends; 0 without a pause.
         held_for: until the pause of an operator ends; 0 without one.
         external_rate: calls per second of other clients on the same quota.
-        probing: calls are sent one at a time, after consecutive rejections.
         rate_factor: share of the quota's rate in use; below 1 after rejections.
         bursts: whether calls may follow each other faster than the rate.
-        control: what an operator has set through a limit store.
         store_wait: until the limit store may grant a slot, or its fallback in an outage.
         store_quota: the quota for which it waits; None if it is not known.
         outage: the limit that applies while the store is unreachable; empty without an outage.
@@ -147,7 +128,6 @@ class Limiter:
 
     Attributes:
         by_operation: whether a quota applies to certain operations only.
-        wall_time: returns the seconds since 1970 of a loop instant.
 
     Raises:
         ConfigurationError: for any other *admission* or *cold_start*.
@@ -437,9 +417,8 @@ class Limiter:
         longest = max(self._windows, key=lambda window: window.period, default=None)
         self._set_quotas(quotas, now)
         for quota in self.quotas:
-            if longest is None or quota in known:
-                continue
-            self._window((quota.group, quota), now).inherit(longest, now)
+            if longest is not None and quota not in known:
+                self._window((quota.group, quota), now).inherit(longest, now)
         self._set_rates()
 
     def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
@@ -468,10 +447,8 @@ class Limiter:
         for group, quota in demand.quotas(self.quotas):
             at = self._window((group, quota), now).free_at(now, 0, demand.cost)
             if longest < at < math.inf:  # at inf a response frees a slot
-                longest, name = (
-                    at,
-                    demand.describe(group, self.quotas) if group else f"quota {quota}",
-                )
+                longest = at
+                name = demand.describe(group, self.quotas) if group else f"quota {quota}"
         if name:
             return quota_delay(f"the {name}", longest, now, self.wall_time(longest))
         if longest == now:
@@ -485,13 +462,6 @@ class Limiter:
         window = self._counters.get((group, quota))
         return window.held(now) if window is not None else 0
 
-    def held(self, now: float) -> int:
-        """Return how many slots of the fullest quota are in use at *now*."""
-        return max((window.held(now) for window in self._windows_of_quotas()), default=0)
-
-    def _windows_of_quotas(self) -> list[Window]:
-        return [self._counters[quota.group, quota] for quota in self.quotas]
-
     def is_idle(self, now: float) -> bool:
         """Return True if no slot is held and no pause is in force.
 
@@ -504,11 +474,13 @@ class Limiter:
 
     def snapshot(self, now: float) -> LimiterState:
         """Return the state at *now*."""
-        feedback, windows = self.feedback, self._windows_of_quotas()
+        feedback = self.feedback
+        windows = [self._counters[quota.group, quota] for quota in self.quotas]
+        holds = tuple(window.held(now) for window in windows)
         paced_until = max((window.ready_at(now) for window in self._windows), default=now)
         return LimiterState(
-            held=self.held(now),
-            holds=tuple(window.held(now) for window in windows),
+            held=max(holds, default=0),
+            holds=holds,
             opens_in=tuple(window.free_at(now, 0) - now for window in windows),
             paced_for=max(paced_until, self._spacing.next_at) - now,
             paused_for=max(0.0, feedback.paused_until - now),

@@ -61,8 +61,6 @@ class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A call's request for a permit.
 
     Attributes:
-        priority: the class of the call.
-        flow: the flow that the call belongs to.
         deadline_at: loop instant after which a permit is useless; inf for none.
         is_retry: the call has waited before, and goes to the front of its flow.
         demand: what the call takes; a result of the limiter's `kind_of`.
@@ -76,9 +74,7 @@ class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     def as_retry(self) -> PermitRequest:
         """Return the same request for a call that has waited before."""
-        return PermitRequest(
-            self.priority, self.flow, self.deadline_at, is_retry=True, demand=self.demand
-        )
+        return structs.replace(self, is_retry=True)
 
     def of(self, cost: int, operation: str, limiter: LimiterProtocol) -> PermitRequest:
         """Return the same request for a call of *operation* that takes *cost*.
@@ -94,8 +90,6 @@ class InFlightLimit:
     """The limit on requests in flight that all scopes of a pool share.
 
     Attributes:
-        in_use: requests in flight.
-        limit: the most requests that may be in flight.
         blocked: the `dispatch` methods of the schedulers that wait for room, in order.
     """
 
@@ -163,7 +157,6 @@ class Scheduler:
         in_flight_limit: the limit that the scopes of a pool share.
 
     Attributes:
-        in_flight: requests of this scope in flight.
         on_long_wait: called once for each cause that keeps calls longer than a few minutes.
         planned: background calls that a flow is going to make, by flow, for `eta_of_flow`.
         sent_background: background calls among `sent`.
@@ -188,8 +181,7 @@ class Scheduler:
         self.loop = loop
         self._started_at = loop.time()
         self.in_flight_limit = InFlightLimit() if in_flight_limit is None else in_flight_limit
-        self._interactive = FlowQueue()
-        self._background = FlowQueue()
+        self._queues = self._interactive, self._background = FlowQueue(), FlowQueue()
         # Calls that wait and have a deadline, and their places in the queue.
         self._deadlines: dict[asyncio.Future[Permit], tuple[PermitRequest, tuple[Flow, Kind]]] = {}
         self._delayed_until: dict[Demand, float] = {}  # when its calls were examined last
@@ -233,7 +225,7 @@ class Scheduler:
         if has_deadline:
             self._check_deadline(request)
         waiter: asyncio.Future[Permit] = self.loop.create_future()
-        queue = self._queue_of(request.priority)
+        queue = self._queues[request.priority]
         place = queue.push(request.flow, waiter, request.demand, front=request.is_retry)
         self.dispatch()
         if self.on_long_wait is not None and not waiter.done():
@@ -256,31 +248,23 @@ class Scheduler:
                 self._deadlines.pop(waiter, None)
 
     def _check_deadline(self, request: PermitRequest) -> None:
-        now = self.loop.time()
+        now, priority, demand = self.loop.time(), request.priority, request.demand
         left = request.deadline_at - now
-        if self.eta(1, request.priority, request.demand) <= left:
+        if self.eta(1, priority, demand) <= left:
             return
-        queue, demand = self._queue_of(request.priority), request.demand
+        queue = self._queues[priority]
         own = queue.ahead(request.flow, front=request.is_retry)
-        own = min(own, self._ahead(request.priority, demand, now))
-        slots = 1 + self._grants_before(own + demand.cost - 1, request.priority)
+        own = min(own, self._ahead(queue, demand, now))
+        slots = 1 + self._grants_before(own + demand.cost - 1, priority)
         same = queue.same_kind_ahead(request.flow, demand, front=request.is_retry)
         eta = self._time_of(slots, 1 + same, demand, now)
         if eta > left:
-            raise self._refusal(request, eta, self.limiter.delay(now, demand), now)
-
-    def _refusal(
-        self, request: PermitRequest, eta: float, delay: Delay, now: float
-    ) -> DeadlineExceededError:
-        left = max(0.0, request.deadline_at - now)
-        problem = f"would wait {eta:.1f} s for its turn, {left:.1f} s are left"
-        return _deadline_error(problem, request, eta, delay)
+            raise _refusal(request, eta, self.limiter.delay(now, demand), now)
 
     def expiry_error(self, request: PermitRequest) -> DeadlineExceededError:
         """Return the error of a call whose deadline has passed while it waited for a permit."""
-        eta = self.eta(1, request.priority, request.demand)
-        delay = self.limiter.delay(self.loop.time(), request.demand)
-        return _deadline_error("got no permit before its deadline", request, eta, delay)
+        eta, now = self.eta(1, request.priority, request.demand), self.loop.time()
+        return _refusal(request, eta, self.limiter.delay(now, request.demand), now, is_over=True)
 
     def refuse_late(self, delay: Delay, applies: Callable[[Priority, Demand], bool]) -> None:
         """Fail the waiting calls to which *delay* applies and that it keeps past their deadline.
@@ -315,8 +299,8 @@ class Scheduler:
                 continue
             if delay.until > max(now, request.deadline_at) + _LATE_BY:
                 del self._deadlines[waiter]
-                self._queue_of(request.priority).leave(*place)
-                waiter.set_exception(self._refusal(request, delay.until - now, delay, now))
+                self._queues[request.priority].leave(*place)
+                waiter.set_exception(_refusal(request, delay.until - now, delay, now))
 
     def _grants_before(self, own: int, priority: Priority) -> int:
         """Return the grants before that of a call with *own* calls of its class ahead."""
@@ -325,9 +309,6 @@ class Scheduler:
         if priority:
             return own + min(self._interactive.waiting, until_background + every * own)
         return own + min(self._background.waiting, (own + every - until_background) // every)
-
-    def _queue_of(self, priority: Priority) -> FlowQueue:
-        return self._background if priority else self._interactive
 
     def dispatch(self) -> None:
         """Grant the available permits, at most `_GRANTS_PER_TICK` per loop iteration."""
@@ -508,8 +489,8 @@ class Scheduler:
         Waiting calls and background's share of the grants are included; calls that wait for
         a quota which these calls do not need are not.
         """
-        now, kind = self.loop.time(), self._queue_of(priority).kinds.get(demand)
-        ahead = self._ahead(priority, demand, now)
+        now, queue = self.loop.time(), self._queues[priority]
+        kind, ahead = queue.kinds.get(demand), self._ahead(queue, demand, now)
         slots = 1 + self._grants_before(ahead + calls * demand.cost - 1, priority)
         return self._time_of(slots, calls + (kind.waiting if kind else 0), demand, now)
 
@@ -531,26 +512,23 @@ class Scheduler:
             at = max(at, self.limiter.nth_permit_at(calls, now, demand))
         return max(0.0, at - now)
 
-    def _ahead(self, priority: Priority, demand: Demand, now: float) -> int:
-        """Return the slots that waiting calls of the class take before a new call of *demand*."""
-        queue = self._queue_of(priority)
+    def _ahead(self, queue: FlowQueue, demand: Demand, now: float) -> int:
+        """Return the slots that the calls in *queue* take before a new call of *demand*."""
         if queue.is_ordinary:
             return queue.waiting
-        kinds = self._kinds_before(queue, demand, now)
-        return sum(kind.waiting * other.cost for other, kind in kinds)
+        return sum(
+            kind.waiting * other.cost for other, kind in self._kinds_before(queue, demand, now)
+        )
 
     def _kinds_before(
         self, queue: FlowQueue, demand: Demand, now: float
-    ) -> list[tuple[Demand, Kind]]:
-        """Return the waiting kinds that a new call of *demand* does not pass."""
+    ) -> Iterator[tuple[Demand, Kind]]:
+        """Yield the waiting kinds that a new call of *demand* does not pass."""
         own = self.limiter.openings(now, demand)
-        return [
-            (other, kind)
-            for other, kind in queue.kinds.items()
-            if all(
-                at <= now or group in own for group, at in self.limiter.openings(now, other).items()
-            )
-        ]
+        for other, kind in queue.kinds.items():
+            openings = self.limiter.openings(now, other)
+            if all(at <= now or group in own for group, at in openings.items()):
+                yield other, kind
 
     def is_alone(self, flow: str) -> bool:
         """Return whether no background calls of other flows wait."""
@@ -563,9 +541,12 @@ class Scheduler:
 
     def is_limited_by_quota(self, flow: str) -> bool:
         """Return whether background calls of *flow* wait for nothing but a slot of a quota."""
+        return self._room() > 0 and self._background.waiting_of(flow) > 0
+
+    def _room(self) -> float:
+        """Return how many more requests may be in flight."""
         shared = self.in_flight_limit
-        has_room = self.in_flight < self.max_in_flight and shared.in_use < shared.limit
-        return has_room and self._background.waiting_of(flow) > 0
+        return min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
 
     def waiting_of_flow(self, flow: str) -> int:
         """Return the number of waiting background calls of *flow*."""
@@ -573,37 +554,30 @@ class Scheduler:
 
     def queued(self) -> dict[str, int]:
         """Return the number of waiting calls by class."""
-        return {"interactive": self._interactive.waiting, "background": self._background.waiting}
+        return {each.name.lower(): self._queues[each].waiting for each in Priority}
 
     def queued_before(self, demand: Demand) -> dict[str, int]:
         """Return the number of waiting calls by class that a new call of *demand* does not pass."""
-        now = self.loop.time()
-        queues = (("interactive", self._interactive), ("background", self._background))
-        return {
-            name: sum(kind.waiting for _, kind in self._kinds_before(queue, demand, now))
-            for name, queue in queues
-        }
+        now, found = self.loop.time(), dict[str, int]()
+        for priority in Priority:
+            kinds = self._kinds_before(self._queues[priority], demand, now)
+            found[priority.name.lower()] = sum(kind.waiting for _, kind in kinds)
+        return found
 
     def is_idle(self, now: float) -> bool:
         """Return True if nothing is queued or in flight, and the limiter would delay no call."""
-        queued = self._interactive.waiting or self._background.waiting
-        return not self.in_flight and not queued and self.limiter.is_idle(now)
+        is_unused = not (self.in_flight or self._interactive.waiting or self._background.waiting)
+        return is_unused and self.limiter.is_idle(now)
 
     def waiting_for(self, now: float) -> dict[str, int]:
         """Return the calls that wait for calendar quotas, and for those that not all calls need."""
         state, quotas = self.limiter.snapshot(now), self.limiter.quotas
-        used_up = [
-            quota for quota, opens_in in zip(quotas, state.opens_in, strict=True) if opens_in > 0
-        ]
+        closed = [q for q, wait in zip(quotas, state.opens_in, strict=True) if wait > 0]
         if state.store_quota is not None and state.store_wait > 0:
-            used_up.append(state.store_quota)
+            closed.append(state.store_quota)
         waiting = self._interactive.waiting + self._background.waiting
-        found = {
-            f"quota {quota}": waiting
-            for quota in used_up
-            if waiting and quota.unit and not quota.operations
-        }
-        for queue in (self._interactive, self._background):
+        found = {f"quota {q}": waiting for q in closed if waiting and q.unit and not q.operations}
+        for queue in self._queues:
             for demand, kind in queue.kinds.items():
                 for group, at in self.limiter.openings(now, demand).items():
                     if group and at > now:
@@ -613,7 +587,7 @@ class Scheduler:
 
     def _delays(self, now: float) -> Iterator[tuple[Delay, int]]:
         """Yield what delays the waiting calls of each kind longest, and their number."""
-        for queue in (self._interactive, self._background):
+        for queue in self._queues:
             for demand, kind in queue.kinds.items():
                 yield self.limiter.delay(now, demand), kind.waiting
 
@@ -623,16 +597,14 @@ class Scheduler:
         The limits on requests in flight apply, and a kind that waits for its share or for a
         quota of its operations is passed over.
         """
-        shared = self.in_flight_limit
-        room = min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
-        first, found = self._in_turn()[0], ONE
-        if not first.is_ordinary:
+        found = ONE
+        if not self._in_turn()[0].is_ordinary:
             kinds = self._kinds_in_turn(self.loop.time())
             found = next((demand for _, demand, closed in kinds if not any(closed)), ONE)
         for priority in Priority:
-            kind = self._queue_of(priority).kinds.get(found)
+            kind = self._queues[priority].kinds.get(found)
             if kind is not None and kind.waiting:
-                return max(0, int(min(kind.waiting, room))), priority, found
+                return max(0, int(min(kind.waiting, self._room()))), priority, found
         return 0, Priority.BACKGROUND, ONE
 
     def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:
@@ -642,16 +614,20 @@ class Scheduler:
             self._timer.cancel()
             if self._long_waits is not None:
                 self._long_waits.close()
-        for queue in (self._interactive, self._background):
+        for queue in self._queues:
             for demand in [*queue.kinds]:
                 while (waiter := queue.pop(demand)) is not None:
                     waiter.set_exception(error.with_facts())
 
 
-def _deadline_error(
-    problem: str, request: PermitRequest, eta: float, delay: Delay
+def _refusal(
+    request: PermitRequest, eta: float, delay: Delay, now: float, *, is_over: bool = False
 ) -> DeadlineExceededError:
     """Return the error, with the cause if *delay* alone is longer than the deadline."""
+    left = max(0.0, request.deadline_at - now)
+    problem = f"would wait {eta:.1f} s for its turn, {left:.1f} s are left"
+    if is_over:
+        problem = "got no permit before its deadline"
     decides = bool(delay.cause) and delay.until > request.deadline_at
     return DeadlineExceededError(
         f"{problem}: {delay.cause}" if decides else problem,

@@ -1,16 +1,12 @@
 """The counters of one quota: the window of its slots, with its token bucket.
 
-`SlidingWindow` keeps the quota. A slot is held from the send of a call until one period after
-its *arrival bound*, the latest instant at which the call can have arrived. While no bound is
-known it is infinite, and only the response frees the slot.
+A slot is held from the send of a call until one period after its *arrival bound*, the latest
+instant at which the call can have arrived. While no bound is known, only the response frees it.
 
-`CalendarWindow` does the same for a quota that resets at midnight. It has no bucket.
-
-`TokenBucket` spreads the calls over the period. `aiolimiter.AsyncLimiter` does the
-arithmetic. Its own waiting is not used, because every decision here is a function of
-(state, now): the base class reads its clock from `_loop`, and the subclass replaces that by
-the instant of the question. If a release of aiolimiter has other private names, the same
-arithmetic is done here. `tests/ratelimit/test_slots.py` compares the two.
+`aiolimiter.AsyncLimiter` does the arithmetic of the token bucket. Its own waiting is not used,
+because every decision here is a function of (state, now): the base class reads its clock from
+`_loop`, and the subclass replaces that by the instant of the question. If a release of
+aiolimiter has other private names, the same arithmetic is done here.
 """
 
 from __future__ import annotations
@@ -53,9 +49,6 @@ class _Clock:
 
     __slots__ = ("now",)
 
-    def __init__(self, now: float) -> None:
-        self.now = now
-
     def time(self) -> float:
         return self.now
 
@@ -86,9 +79,8 @@ else:
 class TokenBucket(_LeakyBucket):
     """The bucket of one quota, full at *now*.
 
-    Its capacity, the burst, is a twentieth of the limit, at least two calls and at most
-    the limit. That is enough for the few calls of one web page, and too little for a
-    backfill to send a minute's quota in the first second.
+    Its capacity, the burst, is a twentieth of the limit and at least two calls: enough for one
+    web page, and too little for a backfill to send a minute's quota in the first second.
     """
 
     __slots__ = ("_clock", "_loop", "full_burst", "full_rate")
@@ -97,8 +89,7 @@ class TokenBucket(_LeakyBucket):
         self.full_burst = min(float(quota.limit), max(2.0, quota.limit / 20))
         self.full_rate = RATE_SAFETY * quota.rate
         super().__init__(self.full_burst, self.full_burst / self.full_rate)
-        self._clock = _Clock(now)
-        self._loop = self._clock  # type: ignore[misc,assignment]  # our slot hides the property
+        self._loop = self._clock = _Clock()  # type: ignore[misc,assignment]  # a slot of ours
         self._last_check = now
 
     @property
@@ -129,14 +120,10 @@ class TokenBucket(_LeakyBucket):
     def needed(self, cost: int) -> float:
         """Return the tokens that must be there for a call of *cost* tokens.
 
-        A call may cost more than the burst: then later calls wait until the rest is refilled.
-        One token less than a full bucket, because a full one would lose what is refilled.
+        For one that costs more than the burst, later calls wait until the rest is refilled. One
+        token less than a full bucket, because a full one would lose what is refilled.
         """
         return cost if cost == 1 else min(cost, max(1.0, self.max_rate - 1))
-
-    def refund(self, tokens: int = 1) -> None:
-        """Put back *tokens* that were not used."""
-        self._level = max(0.0, self._level - tokens)
 
     def drain_until(self, until: float) -> None:
         """Leave exactly one token at *until*, so that no burst follows a pause."""
@@ -154,21 +141,10 @@ class SlidingWindow(TokenBucket):
         in_flight: slots of calls without an arrival bound.
         expiries: loop instants at which the slots of other calls become free, ascending.
         first_live: index of the first entry of `expiries` that may lie in the future.
-        external: slots held by other clients, according to the vendor.
-        external_until: loop instant until which `external` is valid.
+        external: slots held by other clients until `external_until`, according to the vendor.
         period: that of the quota; with a coarse clock, longer by one of its steps, because a call
             may have arrived later than at the instant that was read.
     """
-
-    __slots__ = (
-        "expiries",
-        "external",
-        "external_until",
-        "first_live",
-        "in_flight",
-        "limit",
-        "period",
-    )
 
     def __init__(self, quota: Quota, now: float) -> None:
         super().__init__(quota, now)
@@ -238,7 +214,7 @@ class SlidingWindow(TokenBucket):
         if bound == math.inf:
             self.in_flight -= cost
         else:
-            self.release(bound, cost)
+            self._release(bound, cost)
         expiries, expiry = self.expiries, to + self.period
         if cost == 1 and (not expiries or expiry >= expiries[-1]):
             expiries.append(expiry)
@@ -249,8 +225,7 @@ class SlidingWindow(TokenBucket):
         at = bisect_right(self.expiries, expiry, self.first_live)
         self.expiries[at:at] = [expiry] * cost
 
-    def release(self, bound: float, cost: int) -> None:
-        """Free the slots of a call with this arrival bound, unless they have expired already."""
+    def _release(self, bound: float, cost: int) -> None:
         if bound == math.inf:
             self.in_flight -= cost
             return
@@ -261,8 +236,8 @@ class SlidingWindow(TokenBucket):
 
     def cancel(self, bound: float, cost: int) -> None:
         """Free slots and tokens of a call that was never sent."""
-        self.release(bound, cost)
-        self.refund(cost)
+        self._release(bound, cost)
+        self._level = max(0.0, self._level - cost)
 
     def fill(self, now: float) -> None:
         """Hold all slots, as if their calls had arrived at *now*."""
@@ -310,22 +285,12 @@ class SlidingWindow(TokenBucket):
 
 
 class CalendarWindow:
-    """The slots of one calendar quota, counted per window and not per call.
+    """The slots of a quota that resets at midnight, counted per window and not per call.
 
-    A call counts in each window in which it may arrive: in the current one and all later
-    ones while it is in flight, then in those up to its response. The vendor's clock may
-    differ from ours by `_SKEW`. So a slot is held until the end of the window that contains
-    its response plus `_SKEW`, plus `_SKEW`.
-
-    Args:
-        quota: made by `Quota.calendar`.
-        wall_time: returns the seconds since 1970 of a loop instant.
-
-    Attributes:
-        in_flight: units of the calls in flight.
+    A call counts in each window in which it may arrive: while it is in flight in the current one
+    and all later ones, then in those up to its response. The vendor's clock may differ from ours
+    by `_SKEW`, in either direction.
     """
-
-    __slots__ = ("_held", "_quota", "_wall_time", "_window", "in_flight", "limit")
 
     period = math.inf
     """Only the response is a bound of the arrival."""
@@ -350,12 +315,8 @@ class CalendarWindow:
         return not self.held(now)
 
     def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
-        """Return the earliest instant at which *cost* slots are free and *reserve* more are.
-
-        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
-        can free a slot.
-        """
-        cost = min(cost, self.limit)  # the limit may have been lowered since the call was made
+        """Return when *cost* slots are free and *reserve* more are, as a sliding window does."""
+        cost = min(cost, self.limit)
         missing = self.held(now) + cost + min(reserve, self.limit - cost) - self.limit
         if missing <= 0:
             return now
@@ -411,12 +372,9 @@ Window = SlidingWindow | CalendarWindow
 
 
 class Taken(NamedTuple):
-    """What the calls of one kind take.
+    """What the calls of one kind take: *cost* slots of each window, all of them and by group.
 
     Attributes:
-        cost: slots of each window.
-        windows: those of all quotas that apply.
-        groups: the same by group of quotas; see `Demand.quotas`.
         unknown: the arrival bounds of a call in flight, by window.
     """
 

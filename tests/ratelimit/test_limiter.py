@@ -125,7 +125,7 @@ def test_limiter_frees_every_slot(
         now += step
         if limiter.next_permit_at(now) <= now:
             out.append(limiter.acquire(now))
-            assert limiter.held(now) >= 1
+            assert limiter.snapshot(now).held >= 1
         if out and pick < len(out):
             permit = out.pop(pick)
             _settle(limiter, permit, fate, now)
@@ -133,7 +133,7 @@ def test_limiter_frees_every_slot(
     for permit in out:
         limiter.on_response(permit, now, None)
     over = max(now, limiter.paused_until) + max(quota.period for quota in limits) + 1e-6
-    assert limiter.held(over) == 0
+    assert limiter.snapshot(over).held == 0
     later = over + 10 * max(quota.period for quota in limits)  # rejections lower the rate
     assert limiter.next_permit_at(later) == later
 
@@ -457,7 +457,7 @@ def test_own_calls_are_no_external_usage() -> None:
     for remaining, permit in zip((99, 98, 97, 96), permits, strict=True):
         limiter.on_response(permit, 0.1, RateLimitInfo(limit=100, remaining=remaining, reset=60.0))
     assert limiter.external.rate == 0.0
-    assert limiter.held(0.1) == 4
+    assert limiter.snapshot(0.1).held == 4
 
 
 def test_external_usage_is_detected_and_forgotten() -> None:
@@ -467,14 +467,14 @@ def test_external_usage_is_detected_and_forgotten() -> None:
     for _ in range(100):
         now = limiter.next_permit_at(now)
         permit = limiter.acquire(now)
-        remaining = 100 - 50 - limiter.held(now)
+        remaining = 100 - 50 - limiter.snapshot(now).held
         info = RateLimitInfo(limit=100, remaining=max(0, remaining), reset=1.0)
         limiter.on_response(permit, now, info)
     assert 0.3 < limiter.external.rate < 50 / 60 * 1.3
     for _ in range(100):
         now = limiter.next_permit_at(now)
         permit = limiter.acquire(now)
-        info = RateLimitInfo(limit=100, remaining=100 - limiter.held(now), reset=60.0)
+        info = RateLimitInfo(limit=100, remaining=100 - limiter.snapshot(now).held, reset=60.0)
         limiter.on_response(permit, now, info)
     assert limiter.external.rate == 0.0
 
@@ -578,7 +578,7 @@ def test_replaced_quota_that_returns_counts_all_calls() -> None:
     assert limiter.next_permit_at(10.0) == 10.0
     limiter.on_response(limiter.acquire(11.0), 11.0, None)
     limiter.replace([long], 20.0)
-    assert limiter.held(20.0) == 3
+    assert limiter.snapshot(20.0).held == 3
     assert limiter.next_permit_at(20.0) == 61.0
 
 

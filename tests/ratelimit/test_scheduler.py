@@ -294,7 +294,7 @@ def test_deadline_check_counts_the_grants_before_exactly(
         queue.on_done()
         await serve(queue, order, min(served, sum(queue.queued().values())))
         priority, flow, again, _ = late
-        own = queue._queue_of(priority).ahead(flow, front=again)  # pyright: ignore[reportPrivateUsage]
+        own = queue._queues[priority].ahead(flow, front=again)  # pyright: ignore[reportPrivateUsage]
         before = queue._grants_before(own, priority)  # pyright: ignore[reportPrivateUsage]
         sent = len(order)
         last = start(queue, [PermitRequest(priority, flow, is_retry=again)], turn := list[int]())

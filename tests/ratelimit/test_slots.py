@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from itertools import pairwise
 
 import aiolimiter
@@ -14,7 +15,7 @@ from aiolimiter import AsyncLimiter
 
 from asyncclients.ratelimit import slots
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
+from asyncclients.ratelimit.slots import RATE_SAFETY, Permit, SlidingWindow, TokenBucket
 
 
 class _Clock:
@@ -94,7 +95,6 @@ def test_token_bucket_does_not_need_the_private_names(monkeypatch: pytest.Monkey
                 bucket.set_rate(0.5, 0.3)
         if step == 200:
             for bucket in buckets:
-                bucket.refund()
                 bucket.drain_until(200.0)
         now = 5.0 + step * 0.7
         ready = [bucket.ready_at(now) for bucket in buckets]
@@ -158,14 +158,15 @@ def test_token_bucket_drain_allows_no_burst() -> None:
     assert bucket.ready_at(30.0) == pytest.approx(30.0 + bucket.interval)
 
 
-def test_token_bucket_refund_returns_the_token() -> None:
-    """A call that was not sent uses no token."""
-    bucket = TokenBucket(Quota(2, 1.0), 0.0)
-    take(bucket, 0.0)
-    take(bucket, 0.0)
-    assert bucket.ready_at(0.0) > 0.0
-    bucket.refund()
-    assert bucket.ready_at(0.0) == 0.0
+def test_sliding_window_cancel_returns_slot_and_token() -> None:
+    """A call that was not sent uses no slot and no token."""
+    window = SlidingWindow(Quota(2, 1.0), 0.0)
+    window.take(Permit(1, 0.0))
+    window.take(Permit(2, 0.0))
+    assert (window.held(0.0), window.next_at(0.0, 0)) == (2, math.inf)
+    assert window.ready_at(0.0) > 0.0
+    window.cancel(math.inf, 1)
+    assert (window.held(0.0), window.next_at(0.0, 0)) == (1, 0.0)
 
 
 def test_token_bucket_set_rate_scales_rate_and_burst() -> None:
