@@ -8,7 +8,7 @@ in `extra` here and top-level keys on the wire.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object, to_plain
 from asyncclients.core.endpoint import Fields
 
+T = TypeVar("T")
 Text = str | None | UnsetType
 
 
@@ -188,29 +189,6 @@ class NewJourney(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {**to_plain(self), "contact": self.contact.to_wire()}
 
 
-def read_contact(value: Any) -> Contact:
-    """Return the contact in *value*, with unknown keys in `extra`.
-
-    Raises:
-        ValueError: *value* is not an object, or a field has the wrong type.
-    """
-    given = json_object(value)
-    fields = {name: given.pop(name) for name in _FIELDS & given.keys()}
-    template = _template(given.get("journey"))
-    if template is not None:
-        fields["journey_template_id"] = template
-        del given["journey"]
-    contact: Contact = from_reply(fields | {"extra": given}, Contact)
-    return contact
-
-
-def _template(journey: Any) -> Any:
-    """Return the template in *journey*, if that is its only field."""
-    if isinstance(journey, dict) and set(cast("dict[str, Any]", journey)) == {"template_id"}:
-        return cast("dict[str, Any]", journey)["template_id"]
-    return None
-
-
 class WireContact:
     """A contact in a response."""
 
@@ -221,8 +199,13 @@ class WireContact:
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """Return the contact in *value*."""
-        return cls(read_contact(value))
+        """Return the contact in *value*, with unknown keys in `extra`."""
+        given = json_object(value)
+        fields = {name: given.pop(name) for name in _FIELDS & given.keys()}
+        journey = given.get("journey")
+        if isinstance(journey, dict) and journey.keys() == {"template_id"}:
+            fields["journey_template_id"] = given.pop("journey")["template_id"]
+        return cls(from_reply(fields | {"extra": given}, Contact))
 
 
 class WireBatch:
@@ -238,37 +221,35 @@ class WireBatch:
         if not fields.keys() & {"new_contacts", "existing_contacts"}:
             raise ValueError("expected new_contacts and existing_contacts")
         new, existing = (
-            [
-                read_contact(contact)
-                for contact in from_reply(fields.pop(name, None) or [], list[Any])
-            ]
+            [each.contact for each in from_reply(fields.pop(name, None) or [], list[WireContact])]
             for name in ("new_contacts", "existing_contacts")
         )
         return cls(BatchResult(new_contacts=new, existing_contacts=existing, extra=fields))
 
 
-class TemplateList(list[Template]):
-    """Templates, in an object as in the manual or as a bare array."""
+class WireList(list[T]):
+    """A list of the type `form`, in an object under `name` as in the manual, or as a bare array."""
+
+    name: ClassVar[str]
+    form: ClassVar[Any]
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """Return the templates in *value*."""
-        return cls(from_reply(_unwrapped(value, "templates"), list[Template]))
+        """Return the items in *value*."""
+        if isinstance(value, dict):
+            if cls.name not in value:
+                raise ValueError(f"expected {cls.name}")
+            value = cast("dict[str, Any]", value)[cls.name] or []
+        return cls(from_reply(value, cls.form))
 
 
-class ObjectiveList(list[Objective]):
-    """Objectives, in an object as in the manual or as a bare array."""
+class TemplateList(WireList[Template]):
+    """Templates in a response."""
 
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the objectives in *value*."""
-        return cls(from_reply(_unwrapped(value, "objectives"), list[Objective]))
+    name, form = "templates", list[Template]
 
 
-def _unwrapped(value: Any, name: str) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if name not in value:
-        raise ValueError(f"expected {name}")
-    found = cast("dict[str, Any]", value)[name]
-    return [] if found is None else found
+class ObjectiveList(WireList[Objective]):
+    """Objectives in a response."""
+
+    name, form = "objectives", list[Objective]

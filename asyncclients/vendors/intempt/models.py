@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import msgspec
 
 from asyncclients.core.codec import ExactId, JsonObject, decode, from_reply, json_object
 from asyncclients.core.endpoint import Response
 from asyncclients.errors import DecodeError
+
+T = TypeVar("T")
 
 _AROUND_A_LIST = frozenset({"_links", "page"})
 """Fields that HAL puts beside `_embedded`: an empty list may have only these."""
@@ -57,15 +59,22 @@ class Segmentation(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="
     created: datetime | None = None
 
 
-class DataItemList(list[DataItem]):
-    """A list of rows, from any of its wire forms."""
+class WireList(list[T]):
+    """A list of the type `form`, from any of its wire forms."""
 
-    wire_fields = frozenset({"id", "data", "_embedded"})
+    form: ClassVar[Any]
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """Return the rows in *value*."""
-        return cls(from_reply(listed(value), list[DataItem]))
+        """Return the items in *value*."""
+        return cls(from_reply(listed(value), cls.form))
+
+
+class DataItemList(WireList[DataItem]):
+    """A list of rows."""
+
+    form = list[DataItem]
+    wire_fields = frozenset({"id", "data", "_embedded"})
 
 
 class OneDataItem(DataItemList):
@@ -80,13 +89,10 @@ class OneDataItem(DataItemList):
         return items
 
 
-class SegmentationList(list[Segmentation]):
-    """A list of segmentations, from any of its wire forms."""
+class SegmentationList(WireList[Segmentation]):
+    """A list of segmentations."""
 
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the segmentations in *value*."""
-        return cls(from_reply(listed(value), list[Segmentation]))
+    form = list[Segmentation]
 
 
 def listed(value: Any) -> list[Any]:

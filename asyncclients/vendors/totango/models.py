@@ -234,24 +234,17 @@ class NamedItems(list[NamedItem]):
     def from_wire(cls, value: Any) -> Self:
         """Return the items in *value*, in the vendor's order."""
         if isinstance(value, list):
-            entries = cast("list[object]", value)
-            return cls(_item(_own_id(entry), entry) for entry in entries)
+            return cls(_item(None, entry) for entry in cast("list[object]", value))
         if isinstance(value, dict):
             pairs = cast("dict[str, Any]", value)
             return cls(_item(key, entry) for key, entry in pairs.items())
         raise ValueError(f"expected a list or a map of items, got {type(value).__name__}")
 
 
-def _own_id(entry: object) -> Any:
-    if isinstance(entry, dict):
-        fields = cast("dict[str, Any]", entry)
-        return fields.get("id", fields.get("activity_type_id"))
-    return None
-
-
-def _item(key: Any, entry: object) -> NamedItem:
+def _item(key: str | None, entry: object) -> NamedItem:
     fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {"display_name": entry}
+    own_id: Any = fields.get("id", fields.get("activity_type_id")) if key is None else key
     name = fields.get("display_name")
     if not isinstance(name, str | None):
         raise ValueError(f"expected the name of an item, got {type(name).__name__}")
-    return NamedItem(id=str(ExactId.from_wire(key)), display_name=name or "", fields=fields)
+    return NamedItem(id=str(ExactId.from_wire(own_id)), display_name=name or "", fields=fields)
