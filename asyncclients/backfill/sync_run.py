@@ -457,7 +457,8 @@ class Sync:
     async def plan(self) -> Plan:
         """Return what `run` would do, after a run that only builds its requests."""
         await self._examine()
-        await self._adopt()
+        if self._options.adopt:
+            await self._adopt()
         await self._decide()
         await self._send()
         state = self._state

@@ -338,13 +338,19 @@ async def test_adoption_notices_what_others_changed(
 async def test_adoption_resumes_after_an_interruption(
     intouch: IntouchClient, sandbox: Sandbox, csv: Path, state: Path
 ) -> None:
-    """The pages that were read are not read again, whether or not `adopt` is given again."""
+    """The pages that were read are not read again, whether or not `adopt` is given again.
+
+    A dry run without `adopt` sends nothing even then.
+    """
     vendor = sandbox.state("intouch")
     vendor.grow(contacts=1000)
     write(csv, [(row["email"], "") for row in vendor.contacts.values()])
     sandbox.fail("intouch", status(401, b"{}"), 1, lambda call: call.query.get("page") == "30")
     with pytest.raises(UnauthorizedError):
         await sync(csv, intouch.contacts, state=state, adopt=True)
+    sent = len(sandbox.requests("intouch"))
+    await sync(csv, intouch.contacts, state=state, dry_run=True)
+    assert len(sandbox.requests("intouch")) == sent
     report = await sync(csv, intouch.contacts, state=state)
     assert (report.unchanged, report.created, report.updated) == (1000, 0, 0)
     assert report.requests <= 15
