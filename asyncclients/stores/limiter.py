@@ -59,11 +59,9 @@ class SharedLimiter:
 
     @property
     def by_operation(self) -> bool:
-        """Whether a quota applies to certain operations only."""
         return self._local.by_operation
 
     def kind_of(self, demand: Demand) -> Demand:
-        """Return the demand that stands for all with the same cost and the same quotas."""
         return self._local.kind_of(demand)
 
     def openings(
@@ -141,18 +139,11 @@ class SharedLimiter:
     def cancel(self, permit: Permit, now: float) -> None:
         """Give back the slot of a call that was not sent."""
         self._local.cancel(permit, now)
-        slots = self._numbers.pop(permit.number, None)
-        if slots is None:
-            return
-        self.slots.release(*slots)
-        if self._outage.fallback is not None:
-            self._outage.fallback.settle(permit, now, sent=False)
-        self.client.report(now)
+        self._settle(permit, now, None)
 
     def on_rate_limited(
         self, now: float, retry_after: float | None, permit: Permit | None = None
     ) -> None:
-        """Record that the vendor rate-limited a call."""
         self._local.on_rate_limited(now, retry_after, permit)
         self._report_rejection(now)
 
@@ -187,7 +178,6 @@ class SharedLimiter:
         return max(found, key=lambda delay: delay.until)
 
     def add(self, quota: Quota, now: float) -> None:
-        """Add *quota*."""
         self._state.add(quota, now)
 
     def is_idle(self, now: float) -> bool:
@@ -215,13 +205,17 @@ class SharedLimiter:
             unasked_store="" if has_responded else self._state.config.display_name,
         )
 
-    def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
+    def _settle(self, permit: Permit, now: float, arrived_by: float | None) -> None:
+        """Report that the call of *permit* has arrived, or was not sent."""
         slots = self._numbers.pop(permit.number, None)
         if slots is None:
             return
-        self.slots.report_arrival(*slots, arrived_by)
+        if arrived_by is None:
+            self.slots.release(*slots)
+        else:
+            self.slots.report_arrival(*slots, arrived_by)
         if self._outage.fallback is not None:
-            self._outage.fallback.settle(permit, now, sent=True)
+            self._outage.fallback.settle(permit, now, sent=arrived_by is not None)
         self.client.report(now)
 
 

@@ -186,7 +186,6 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     start: int  # of the process's block of the quota
     size: int  # of the block
     waits_for: str  # name of the quota that delays the next slot; empty for none
-    used: tuple[int, ...]  # units used in the current window of each calendar quota
     quotas: tuple[str, ...]  # names of all quotas in force
     operator_pause: str = ""  # JSON of an `OperatorPause`; empty for none
     operator_quotas: str = ""  # JSON of `OperatorQuotas`; empty for none

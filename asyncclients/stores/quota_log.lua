@@ -155,7 +155,7 @@ local function put_quota(field, reported_at, interval, burst, previous, start, s
   put(field, table.concat({text(reported_at), text(interval), burst, text(previous), text(start),
     text(stop)}, ' '))
 end
-local own_calendars, entered = {}, {}
+local entered = {}
 for _, quota in ipairs(request.quotas) do
   local limit, period, interval, burst, group, calendar, previous, start, stop, own = unpack(quota)
   local name = text(limit) .. '/' .. text(period)
@@ -181,7 +181,6 @@ for _, quota in ipairs(request.quotas) do
     end
     if is_new or lost_data then used[own_start] = (used[own_start] or 0) + own end
     put_used(name, used)
-    own_calendars[#own_calendars + 1] = {name, own_start}
   end
 end
 local quotas, names, longest, has_calendar, last_end = {}, {}, 0, false, 0
@@ -578,8 +577,6 @@ end
 if is_withheld then
   retry_in = held > 0 and math.min(held, RULES.hold_retry) or request.min_retry
 end
-local used = {}
-for i, calendar in ipairs(own_calendars) do used[i] = used_of(calendar[1])[calendar[2]] or 0 end
 for _, quota in ipairs(quotas) do
   if not quota.calendar then put('tat:' .. quota.key, quota.tat) end
 end
@@ -592,4 +589,4 @@ keep = math.ceil((ends_in + held) / 1000) + 120000
 redis.call('PEXPIRE', STATE, text(state.operator_quotas and RULES.keep_control or keep))
 return {now, state.epoch, server, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
   get('rejected'), contenders, member_count, start, size,
-  waits_for, used, names, state.operator_pause or '', state.operator_quotas or '', held}
+  waits_for, names, state.operator_pause or '', state.operator_quotas or '', held}

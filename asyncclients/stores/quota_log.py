@@ -194,9 +194,6 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             start=start,
             size=size,
             waits_for=waits_for,
-            used=tuple(
-                self.used[spec.name].get(spec.start, 0) for spec in request.quotas if spec.calendar
-            ),
             quotas=tuple(sorted(quota.spec.name for quota in self._in_force())),
             held=held,
         )

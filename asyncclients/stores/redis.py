@@ -241,9 +241,9 @@ def decode_reply(reply: Any) -> LeaseResponse:
         StoreUnavailableError: it is not a response.
     """
     try:
-        now, epoch, server, *rest, waits_for, used, quotas, pause, set_quotas, held = reply
+        now, epoch, server, *rest, waits_for, quotas, pause, set_quotas, held = reply
         fields = (
-            *(now, epoch.decode(), server.decode(), *rest, waits_for.decode(), used),
+            *(now, epoch.decode(), server.decode(), *rest, waits_for.decode()),
             *([name.decode() for name in quotas], pause.decode(), set_quotas.decode(), held),
         )
         return msgspec.convert(fields, LeaseResponse)

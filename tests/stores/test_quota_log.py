@@ -358,6 +358,16 @@ class Lua:
         arguments: list[bytes | int | str] = [*script_arguments(request), now, server]
         return decode_reply(self._script(keys=script_keys("t", "s", request), args=arguments))
 
+    def used(self) -> dict[str, dict[int, int]]:
+        """Return what the script has counted of each calendar quota, as in `QuotaLog.used`."""
+        state: dict[bytes, bytes] = self._client.hgetall(script_keys("t", "s", QUIET)[0])
+        numbers = {
+            name.decode().removeprefix("used:"): [*map(int, text.split())]
+            for name, text in state.items()
+            if name.startswith(b"used:")
+        }
+        return {name: dict(zip(n[::2], n[1::2], strict=True)) for name, n in numbers.items()}
+
     def close(self) -> None:
         self._client.close()
 
@@ -477,4 +487,5 @@ def test_script_and_quota_log_agree(url: str, seed: int) -> None:
     for request, now in random_requests(random, 300):
         server = random.choice([server] * 9 + ["s1", "s2", ""])
         assert lua.apply(request, now, server) == log.apply(request, now, server=server)
+        assert lua.used() == log.used
     lua.close()
