@@ -90,9 +90,7 @@ async def made_up(slots: int, claims: int, concurrency: int = 16) -> Row:
 
     async def process(name: str) -> None:
         nonlocal granted
-        backend = RedisBackend(
-            redis_client.create_client(redis_client.parse_address(server.url)), "bench", "bench"
-        )
+        backend = RedisBackend(redis_client.parse_address(server.url), "bench")
         for turn in range(claims // concurrency):
             asked = claim(name, 1 + turn * slots, slots)
             begun = time.perf_counter()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from asyncclients.cli.output import Finding, checked
@@ -22,6 +22,9 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.sqlite import time_transaction
+
+if TYPE_CHECKING:
+    from asyncclients.stores.redis_client import Address
 
 _STORE = "limit store"
 _SAMPLES = 5
@@ -67,21 +70,20 @@ async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
     )
 
     address = parse_address(url)
-    store, timeout = str(address), address.timeout
     if not connect:
-        return [Finding(f"{_STORE} at {store}", "not connected to", None)]
+        return [Finding(f"{_STORE} at {address}", "not connected to", None)]
     client: Any = create_client(address)  # redis-py leaves most of its types open
     try:
-        denied = await _denied_commands(client, store, timeout)
+        denied = await _denied_commands(client, address)
         rights = checked(f"{_STORE}: rights", "sufficient")
         if denied:
             found = f"the user of the URL may not run {', '.join(denied)}"
             advice = f"ACL SETUSER with {ACL_RIGHTS}; rename no command"
             rights = checked(rights.what, found, advice)
-        findings = [checked(f"{_STORE} at {store}", "reachable"), rights]
-        findings += await _facts(client, store, timeout)
+        findings = [checked(f"{_STORE} at {address}", "reachable"), rights]
+        findings += await _facts(client, address)
         if "TIME" not in denied:
-            findings += await _clock_and_latency(client, store, timeout)
+            findings += await _clock_and_latency(client, address)
     finally:
         await close(client)
     return findings
@@ -121,8 +123,8 @@ def probes() -> Iterator[tuple[Any, ...]]:
     yield ("TIME",)
 
 
-async def _denied_commands(client: Any, store: str, timeout: float) -> list[str]:
-    """Return the commands that *client* may not run; each has *timeout* seconds.
+async def _denied_commands(client: Any, address: Address) -> list[str]:
+    """Return the commands that *client* may not run.
 
     Raises:
         ConfigurationError: the server cannot be a store.
@@ -135,22 +137,22 @@ async def _denied_commands(client: Any, store: str, timeout: float) -> list[str]
     denied: dict[str, None] = {}
     for words in probes():
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(address.timeout):
                 await client.execute_command(*words)
         except NoScriptError:
             pass  # EVAL is denied
         except FAILURES as error:
             if not is_denied(error):
-                raise explain(store, error) from None
+                raise explain(str(address), error) from None
             denied[words[0]] = None
     return list(denied)
 
 
-async def _facts(client: Any, store: str, timeout: float) -> list[Finding]:
+async def _facts(client: Any, address: Address) -> list[Finding]:
     """Return what INFO reports about version and eviction."""
     from asyncclients.stores.redis_client import read_facts, with_timeout
 
-    facts = await with_timeout(store, lambda: read_facts(client, store), timeout)
+    facts = await with_timeout(address, lambda: read_facts(client, str(address)))
     if facts is None:
         found = "not known, since the user of the URL may not run INFO"
         return [Finding(f"{_STORE}: version", found, None, "Give the user +info to check it")]
@@ -167,13 +169,13 @@ async def _facts(client: Any, store: str, timeout: float) -> list[Finding]:
     return [*findings, checked(f"{_STORE}: eviction", found, advice)]
 
 
-async def _clock_and_latency(client: Any, store: str, timeout: float) -> list[Finding]:
+async def _clock_and_latency(client: Any, address: Address) -> list[Finding]:
     from asyncclients.stores.redis_client import with_timeout
 
     samples: list[tuple[float, float]] = []
     for _ in range(_SAMPLES):
         began_at, began = time.time(), time.perf_counter()
-        seconds, micros = await with_timeout(store, client.time, timeout)
+        seconds, micros = await with_timeout(address, client.time)
         took = time.perf_counter() - began
         samples.append((took, seconds + micros / 1e6 - began_at - took / 2))
     difference = min(samples)[1]

@@ -22,8 +22,7 @@ from asyncclients.stores.control import ScopeLimits, scope_limits
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from asyncclients.stores.quota_log import RULES
 from asyncclients.stores.redis_client import (
-    TIMEOUT,
-    RedisClient,
+    Address,
     Script,
     check_server,
     close,
@@ -118,8 +117,7 @@ class RedisLimits(SharedLimits):
 
     def backend(self) -> RedisBackend:
         """Return a connection, for one pool or for `LimitsControl`."""
-        client = create_client(self._address)
-        return RedisBackend(client, self.display_name, self._prefix, self._address.timeout)
+        return RedisBackend(self._address, self._prefix)
 
     _connect = backend
 
@@ -136,11 +134,9 @@ class _Lane:
 class RedisBackend:
     """The quota logs of all scopes in one Redis, or in the nodes of one cluster."""
 
-    def __init__(
-        self, client: RedisClient, store: str, prefix: str, timeout: float = TIMEOUT
-    ) -> None:
-        self._client, self._store, self._prefix = client, store, prefix
-        self._timeout = timeout
+    def __init__(self, address: Address, prefix: str) -> None:
+        self._client = create_client(address)
+        self._address, self._prefix = address, prefix
         self._script = Script(load_script())
         self._control_script = Script(load_script("control.lua"))
         self._server_check: asyncio.Task[None] | None = None
@@ -159,9 +155,7 @@ class RedisBackend:
             if failures != lane.failures:
                 raise StoreUnavailableError(str(lane.failure), lane.failure.advice)
             try:
-                reply = await with_timeout(
-                    self._store, lambda: self._run(keys, arguments), self._timeout
-                )
+                reply = await with_timeout(self._address, lambda: self._run(keys, arguments))
             except StoreUnavailableError as failure:
                 lane.failures, lane.failure = lane.failures + 1, failure
                 raise
@@ -169,7 +163,7 @@ class RedisBackend:
 
     async def scopes(self) -> list[ScopeLimits]:
         """Return all scopes in the store, see `ControlBackend`."""
-        names = await with_timeout(self._store, self._scope_names, _SCAN_TIMEOUT)
+        names = await with_timeout(self._address, self._scope_names, _SCAN_TIMEOUT)
         replies = await asyncio.gather(*map(self._control, names))
         return [_scope_limits(name, *reply) for name, reply in zip(names, replies, strict=True)]
 
@@ -190,15 +184,13 @@ class RedisBackend:
         keys = [redis_key(self._prefix, scope, name) for name in ("state", "members")]
         async with self._lanes[node_name(self._client, keys[0])].semaphore:
             return await with_timeout(
-                self._store,
-                lambda: self._control_script.run(self._client, keys, change),
-                self._timeout,
+                self._address, lambda: self._control_script.run(self._client, keys, change)
             )
 
     async def _run(self, keys: list[str], arguments: list[bytes]) -> Any:
         check = self._server_check
         if check is None or (check.done() and (check.cancelled() or check.exception() is not None)):
-            check = asyncio.create_task(check_server(self._client, self._store))
+            check = asyncio.create_task(check_server(self._client, str(self._address)))
             self._server_check = check
         await asyncio.shield(check)
         return await self._script.run(self._client, keys, arguments)

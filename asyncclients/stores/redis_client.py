@@ -278,19 +278,20 @@ def node_name(client: RedisClient, key: str) -> str:
 
 
 async def with_timeout(
-    store: str, command: Callable[[], Awaitable[Any]], timeout: float = TIMEOUT
+    address: Address, command: Callable[[], Awaitable[Any]], timeout: float | None = None
 ) -> Any:
-    """Return the reply to *command*.
+    """Return the reply of the store at *address* to *command*.
 
     Raises:
-        StoreUnavailableError: there was no usable reply within *timeout* seconds.
+        StoreUnavailableError: there was no usable reply within *timeout* seconds, by default
+            those of the address.
         ConfigurationError: the store rejects the login or the command.
     """
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(address.timeout if timeout is None else timeout):
             return await command()
     except FAILURES as error:
-        raise explain(store, error) from None
+        raise explain(str(address), error) from None
 
 
 class Script:

@@ -172,38 +172,26 @@ class RedisTokens:
         Raises:
             ConfigurationError: the store has never worked and cannot work as configured.
         """
+        client = create_client(self._address)  # needed once in the lifetime of a token
+        names = [f"{self._prefix}:{{{key}}}:{part}" for part in ("token", "lock", "fence")]
         try:
-            result = await self._run(script, key, arguments)
-        except StoreUnavailableError as error:
-            self._log_outage(key, str(error), error.advice)
-            return None
-        except ConfigurationError as error:
-            if not self._has_worked:
+            result = await with_timeout(self._address, lambda: script.run(client, names, arguments))
+        except (StoreUnavailableError, ConfigurationError) as error:
+            if isinstance(error, ConfigurationError) and not self._has_worked:
                 raise
-            self._log_outage(key, error.message, error.advice or "")
+            reason = error.message if isinstance(error, ConfigurationError) else str(error)
+            if not self._is_down:
+                self._is_down = True
+                logger.warning(
+                    "%s: token store %s unusable: %s. Each process requests tokens alone until it "
+                    "is back. %s",
+                    *(token_scope(key), self._store, reason, error.advice or ""),
+                )
             return None
+        finally:
+            await close(client)
         self._has_worked = True
         if self._is_down:
             self._is_down = False
             logger.warning("%s: token store %s is usable again", token_scope(key), self._store)
         return result
-
-    def _log_outage(self, key: str, reason: str, advice: str) -> None:
-        if not self._is_down:
-            self._is_down = True
-            logger.warning(
-                "%s: token store %s unusable: %s. Each process requests tokens alone until it is "
-                "back. %s",
-                *(token_scope(key), self._store, reason, advice),
-            )
-
-    async def _run(self, script: Script, key: str, arguments: Sequence[str]) -> Any:
-        # A new connection each time: it is needed once in the lifetime of a token.
-        client = create_client(self._address)
-        names = [f"{self._prefix}:{{{key}}}:{part}" for part in ("token", "lock", "fence")]
-        try:
-            return await with_timeout(
-                self._store, lambda: script.run(client, names, arguments), self._address.timeout
-            )
-        finally:
-            await close(client)

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from traceback import TracebackException
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trustme
@@ -440,7 +441,7 @@ def asking(me: str) -> LeaseRequest:
 async def test_redis_py_does_not_retry_a_lost_response(url: str, is_cut: bool) -> None:
     """A request whose response or connection is lost was executed exactly once."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisBackend(redis_client.create_client(parse_address(proxy.url)), "store", "t")
+        backend = RedisBackend(parse_address(proxy.url), "t")
         await backend.apply("s", asking("a"))
         before = executed(url)
         proxy.cut, proxy.drop = is_cut, not is_cut
@@ -455,7 +456,7 @@ async def test_redis_py_does_not_retry_a_lost_response(url: str, is_cut: bool) -
 async def test_cancelled_command_does_not_shift_responses(url: str) -> None:
     """CVE-2023-28858: the response to a cancelled request never reaches another request."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisBackend(redis_client.create_client(parse_address(proxy.url)), "store", "t")
+        backend = RedisBackend(parse_address(proxy.url), "t")
         await backend.apply("warm", asking("w"))
         proxy.delay = 0.04
         cancelled = asyncio.create_task(backend.apply("one", asking("one")))
@@ -471,7 +472,7 @@ async def test_cancelled_command_does_not_shift_responses(url: str) -> None:
 async def test_every_command_has_a_timeout(url: str) -> None:
     """A response after the timeout counts as a failure, at the timeout."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisBackend(redis_client.create_client(parse_address(proxy.url)), "store", "t")
+        backend = RedisBackend(parse_address(proxy.url), "t")
         proxy.delay = 3 * TIMEOUT
         before = time.monotonic()
         with pytest.raises(StoreUnavailableError):
@@ -499,10 +500,13 @@ class Parrot:
 
 
 @pytest.mark.parametrize("nonsense", [7, None, [], [1, b"e", b"x"], [1, 2, 3, 4, 5, 6, 7]])
-async def test_invalid_reply_is_an_outage(nonsense: object) -> None:
+async def test_invalid_reply_is_an_outage(
+    nonsense: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Any other reply of a script is an unavailable store."""
-    client: Any = Parrot(nonsense)
-    backend = RedisBackend(client, "store", "t")
+    client = Mock(return_value=Parrot(nonsense))
+    monkeypatch.setattr("asyncclients.stores.redis.create_client", client)
+    backend = RedisBackend(parse_address("redis://store"), "t")
     with pytest.raises(StoreUnavailableError):
         await backend.apply("s", QUIET)
     await backend.aclose()

@@ -26,7 +26,7 @@ from asyncclients.stores import LimitsControl, RedisLimits, RedisTokens
 from asyncclients.stores.config import WhenDown
 from asyncclients.stores.protocol import PROBE_INTERVAL, SEND_GRACE
 from asyncclients.stores.redis import RedisBackend
-from asyncclients.stores.redis_client import NODES_TIMEOUT, create_client, parse_address
+from asyncclients.stores.redis_client import NODES_TIMEOUT, parse_address
 from tests.support.valkey_server import Cluster, Proxy, Sentinels, Server, command, connect
 
 from .test_quota_log import lease_request
@@ -236,8 +236,7 @@ async def test_promoted_replica_without_last_request_holds_for_a_period(is_lost:
 
 def backend(url: str, prefix: str = "t") -> RedisBackend:
     """Return a connection to the server or cluster at *url*."""
-    address = parse_address(url)
-    return RedisBackend(create_client(address), str(address), prefix, address.timeout)
+    return RedisBackend(parse_address(url), prefix)
 
 
 def has_copied(first: Server, second: Server) -> bool:
