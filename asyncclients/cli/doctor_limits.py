@@ -124,12 +124,7 @@ def probes() -> Iterator[tuple[Any, ...]]:
 
 
 async def _denied_commands(client: Any, address: Address) -> list[str]:
-    """Return the commands that *client* may not run.
-
-    Raises:
-        ConfigurationError: the server cannot be a store.
-        StoreUnavailableError: it does not respond.
-    """
+    """Return the commands that *client* may not run."""
     from redis.exceptions import NoScriptError
 
     from asyncclients.stores.redis_client import FAILURES, explain, is_denied

@@ -43,13 +43,7 @@ _CONVERTED = {"query", "map", "set", "with_", "resend_unknown", "drop_unknown"}
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One pull, push or sync.
-
-    Attributes:
-        operation: VENDOR.RESOURCE or VENDOR.RESOURCE.METHOD.
-        file: the result of a pull; the input of a push or sync.
-        name: in a file of jobs; empty for a job of the command line.
-    """
+    """One pull into *file*, or push or sync of it; a job of the command line has no name."""
 
     operation: str
     file: Path
@@ -82,11 +76,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """Return the jobs in the TOML file at *path*; their paths are relative to it.
-
-    Raises:
-        InputError: the file cannot be read, or is not a file of jobs.
-    """
+    """Return the jobs in the TOML file at *path*; their paths are relative to it."""
     text, advice = "", "See `asyncclients run --help`"
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -116,11 +106,7 @@ def _jobs_in(tables: dict[str, Any], directory: Path) -> list[Job]:
 
 
 def job_of(name: str, table: Any, directory: Path = Path()) -> Job:
-    """Return the job in *table*, as in a file of jobs; its paths are relative to *directory*.
-
-    Raises:
-        ValueError: naming the job and its option.
-    """
+    """Return the job in *table*, as in a file of jobs; its paths are relative to *directory*."""
     place = f"jobs.{name}"
     if not isinstance(table, dict):
         raise ValueError(f"{place} is not a table; write [{place}] above its options")
@@ -191,11 +177,7 @@ def _written(job: Job) -> list[Path]:
 
 
 def check_names(job: Job) -> None:
-    """Check the vendor, resource, operation and arguments of *job*; needs no credentials.
-
-    Raises:
-        ValueError: one of them is wrong or missing.
-    """
+    """Raise `ValueError` if the vendor, operation or arguments of *job* are wrong or missing."""
     if isinstance(job.options, SyncOptions):
         target = Target(Clients().resource(job.operation), job.options.key)
         target.check(adopt=job.options.adopt, delete=job.options.on_missing == "delete")
@@ -212,11 +194,7 @@ def check_names(job: Job) -> None:
 
 
 def check_credentials(jobs: Iterable[Job]) -> None:
-    """Check the environment variables of the vendors of *jobs*.
-
-    Raises:
-        ConfigurationError: naming each one that is missing or unusable.
-    """
+    """Raise `ConfigurationError`, naming each variable of *jobs* that is missing or unusable."""
     clients, found = Clients(SessionPool()), list[ConfigurationError]()
     for vendor in dict.fromkeys(job.vendor for job in jobs):
         try:
@@ -231,12 +209,9 @@ def check_credentials(jobs: Iterable[Job]) -> None:
 
 
 async def check_files(job: Job) -> None:
-    """Check the files and columns of *job*; needs no credentials and writes nothing.
+    """Raise `InputError` if a file or column of *job* is unusable; needs no credentials.
 
     A named pipe is not opened, because it can be read only once.
-
-    Raises:
-        InputError: one of them is unusable.
     """
     if isinstance(job.options, PullOptions):
         open_sink(job.file)
@@ -300,12 +275,7 @@ async def run_all(
 async def run_job(
     pool: SessionPool, job: Job, progress: Callable[[Progress], None]
 ) -> Report | SyncReport | Plan:
-    """Run *job* with clients of *pool*; return the plan of a dry run, else the report.
-
-    Raises:
-        ValueError: a file, column or credential is unusable.
-        AsyncClientsError: see `pull`, `push` and `sync`.
-    """
+    """Run *job* with clients of *pool*; return the plan of a dry run, else the report."""
     given: dict[str, Any] = {**job.arguments(), "progress": progress}
     clients, options = Clients(pool), job.options
     report: Report | SyncReport | Plan

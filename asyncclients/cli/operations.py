@@ -39,7 +39,7 @@ class Clients:
     """The clients of one pool, each created from the environment at its first use.
 
     Without a pool they have placeholder credentials and send nothing: they check names and
-    arguments before credentials are required.
+    arguments before credentials are required. What is wrong raises `ValueError`.
     """
 
     def __init__(self, pool: SessionPool | None = None) -> None:
@@ -47,11 +47,7 @@ class Clients:
         self._made: dict[str, VendorClient] = {}
 
     def client(self, vendor: str) -> VendorClient:
-        """Return the client of *vendor*.
-
-        Raises:
-            ConfigurationError: a variable is missing or unusable.
-        """
+        """Return the client of *vendor*."""
         if vendor not in self._made:
             cls: type[VendorClient] = getattr(asyncclients, CLIENTS[vendor])
             names = cls.vendor.environment.values()
@@ -74,11 +70,7 @@ class Clients:
         )
 
     def resource(self, name: str) -> Resource:
-        """Return the resource *name*, as the target of a sync.
-
-        Raises:
-            ValueError: it does not exist, or is a method.
-        """
+        """Return the resource *name*, as the target of a sync."""
         vendor, _, resource = name.partition(".")
         if "." in resource:
             raise ValueError(f"a sync needs a resource without a method, not {name}")
@@ -102,11 +94,7 @@ class Clients:
         return resources[resource]
 
     def read(self, name: str, query: Mapping[str, Any]) -> Callable[[], Any]:
-        """Return a function that creates the list *name* with *query*, by default oldest first.
-
-        Raises:
-            ValueError: it is not a list, or its arguments are wrong or missing.
-        """
+        """Return a function that creates the list *name* with *query*, by default oldest first."""
         method = self._method(name, _READS)
         if get_origin(get_type_hints(method)["return"]) not in (Paginator, list):
             raise ValueError(f"{name} is not a list that can be pulled")
@@ -124,11 +112,7 @@ class Clients:
         return read
 
     def write(self, name: str, bound: Mapping[str, Any]) -> Write:
-        """Return the operation for the rows of a push, with its other arguments *bound*.
-
-        Raises:
-            ValueError: not exactly one argument is left for the row, or *bound* is wrong.
-        """
+        """Return the operation for the rows of a push, with its other arguments *bound*."""
         method = self._method(name, _WRITES)
         required, endpoint = _required(method), endpoint_of(method)
         if not required or endpoint is None or endpoint.method == "GET":
@@ -156,13 +140,9 @@ class Clients:
 
 
 class Write(NamedTuple):
-    """An operation with one argument for a row.
+    """An operation with one argument *name* for a row.
 
-    Attributes:
-        call: the operation.
-        name: the argument's name.
-        scalar: the argument's type if it is text or a number, taken from the column *name*;
-            None if the argument is the row itself.
+    If the argument is text or a number, *scalar* is its type, and the column *name* has its value.
     """
 
     call: Callable[[Any], Any]
@@ -170,11 +150,7 @@ class Write(NamedTuple):
     scalar: Any = None
 
     def value(self, row: Mapping[str, Any]) -> Any:
-        """Return the scalar argument from *row*.
-
-        Raises:
-            ValueError: it is missing or has another type.
-        """
+        """Return the scalar argument from *row*."""
         value = row.get(self.name)
         if value is None or value == "":
             raise ValueError(f"has no {self.name}")
@@ -182,11 +158,7 @@ class Write(NamedTuple):
 
 
 def value_of(given: Any, hint: Any) -> Any:
-    """Return *given* as a value of the type *hint*; text is unchanged if *hint* allows text.
-
-    Raises:
-        ValueError: it has another type.
-    """
+    """Return *given* as a value of the type *hint*; text is unchanged if *hint* allows text."""
     members, is_text = _members(hint), isinstance(given, str)
     literals = [member for member in members if get_origin(member) is Literal]
     choices = [str(choice) for literal in literals for choice in get_args(literal)]

@@ -14,11 +14,7 @@ from asyncclients.errors import encodable
 
 
 def pairs(_: Any, tokens: Sequence[Token]) -> dict[str, str]:
-    """Return the texts `a=b` of *tokens* as `{"a": "b"}`.
-
-    Raises:
-        ValueError: a text has no `=` or is not UTF-8, or a name is given twice.
-    """
+    """Return the texts `a=b` of *tokens* as `{"a": "b"}`."""
     found: dict[str, str] = {}
     for token in tokens:
         name, equals, value = token.value.partition("=")

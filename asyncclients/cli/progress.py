@@ -42,13 +42,10 @@ _MIN_BAR_CELLS = 8
 
 
 class ProgressDisplay:
-    """Shows the progress of jobs while its `with` block is open.
+    """Shows the progress of jobs while its `with` block is open; nothing if it is *quiet*.
 
-    Args:
-        quiet: show nothing.
-        bars: draw bars on a terminal; otherwise print lines there too.
-        console: where to draw bars; by default standard error if it is a terminal.
-        clock: returns seconds; for tests.
+    Unless *bars* is False, it draws bars on *console*, by default standard error if that is a
+    terminal.
     """
 
     def __init__(

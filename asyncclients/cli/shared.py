@@ -20,19 +20,13 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores import FileLimits
 
-_HOST = re.compile(r"[\w.-]+:[0-9]+")
-"""Matches the host and port of a server."""
 LIMITS = "ASYNCCLIENTS_LIMITS"
 DATABASE_URL = "ASYNCCLIENTS_DATABASE_URL"
 PROXY = "ASYNCCLIENTS_PROXY"
 
 
 def open_pool(limits: Any) -> SessionPool:
-    """Return a pool with the store *limits* and the proxy in ASYNCCLIENTS_PROXY, if any.
-
-    Raises:
-        ConfigurationError: the variable has no URL of a proxy.
-    """
+    """Return a pool with the store *limits* and the proxy in ASYNCCLIENTS_PROXY, if any."""
     proxy = Secret(os.environ[PROXY]) if os.environ.get(PROXY) else None
     try:
         return SessionPool(limits=limits, proxy=proxy)
@@ -45,11 +39,7 @@ def open_pool(limits: Any) -> SessionPool:
 
 @asynccontextmanager
 async def pool_of_jobs(limits: Any, *, quiet: bool) -> AsyncGenerator[SessionPool]:
-    """Open a pool; unless *quiet*, name vendors at its end whose rejections are unexplained.
-
-    Raises:
-        ConfigurationError: see `open_pool`.
-    """
+    """Open a pool; unless *quiet*, name vendors at its end whose rejections are unexplained."""
     async with open_pool(limits) as pool:
         try:
             yield pool
@@ -79,15 +69,11 @@ def from_environment(given: str, variable: str) -> str:
 
 
 def limits_store(address: str) -> Any:
-    """Return the limit store at *address*, a Redis URL or file; None if *address* is empty.
-
-    Raises:
-        ConfigurationError: the address is unusable, or its extra is not installed.
-    """
+    """Return the limit store at *address*, a Redis URL or file; None if *address* is empty."""
     if not address:
         return None
     if "://" not in address:
-        if _HOST.fullmatch(address):
+        if re.fullmatch(r"[\w.-]+:[0-9]+", address):
             raise ConfigurationError(
                 f"the limit store {address} is neither a URL nor the path of a file",
                 advice=f"Write redis://{address}, or ./{address} for a file of this name",

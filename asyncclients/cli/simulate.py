@@ -66,11 +66,7 @@ def simulate(
 
 
 def read_quota(text: str) -> Quota:
-    """Return the quota in *text*, `LIMIT/SECONDS`.
-
-    Raises:
-        ConfigurationError: *text* has another form.
-    """
+    """Return the quota in *text*, `LIMIT/SECONDS`."""
     limit, _, period = text.partition("/")
     if period in LONGEST:
         raise ConfigurationError(

@@ -23,14 +23,6 @@ class JobProgress:
     The counts and an outage of the vendor are those of the database. The quota's part of the
     estimate is that of this process's schedulers, with the calls that are left divided among
     the processes at work; a process that sends no call of the job knows only the measured rate.
-
-    Args:
-        job_store: has the job.
-        worker: sends this process's calls of the job, if any.
-        kind: "push" or "pull".
-        job: its name in the database.
-        on_progress: called with the progress, whose quota use is that of this process; None if
-            there is no callback.
     """
 
     def __init__(

@@ -72,11 +72,8 @@ _TABLES = (
 class Database:
     """A connection pool of one database, with retries.
 
-    Args:
-        url: `sqlite:///file.sqlite` or `postgresql://user:password@host/database`.
-
     Raises:
-        ConfigurationError: *url* is of another kind.
+        ConfigurationError: *url* is neither sqlite:///FILE nor postgresql://USER:PASSWORD@HOST/DATABASE.
     """
 
     def __init__(self, url: str) -> None:
@@ -101,11 +98,7 @@ class Database:
     async def transact(
         self, operation: Callable[[Connection], T], max_outage: float = _MAX_OUTAGE
     ) -> T:
-        """Return the result of *operation*, run in one transaction and retried by `with_retry`.
-
-        Raises:
-            StateError: see `with_retry`.
-        """
+        """Return the result of *operation*, run in one transaction; see `with_retry`."""
 
         def run() -> T:
             with self._engine.begin() as connection:

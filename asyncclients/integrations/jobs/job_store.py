@@ -30,14 +30,10 @@ _WORKER_LOST = "its worker stopped before the response was recorded"
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One job.
+    """A push or pull.
 
-    Attributes:
-        kind: `push` or `pull`.
-        spec: the description of the target or list for the workers; it may change.
-        digest: a hash of the target and the input, which may not change.
-        coerce: True if the input's values are texts that may represent numbers.
-        total: number of rows of a push; None for a pull, whose pages tell it.
+    The *spec* describes the target or list for the workers, and may change; the *digest* of target
+    and input may not. The values of an input with *coerce* are texts that may represent numbers.
     """
 
     kind: str
@@ -48,12 +44,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outage(msgspec.Struct, frozen=True, kw_only=True):
-    """How a worker finds the vendor of a job.
-
-    Attributes:
-        seconds: since the last usable response, during an outage; else 0.
-        cause: why the last call failed, in words; empty if it succeeded.
-    """
+    """An outage of a job's vendor: its seconds (0 without one), and why the last call failed."""
 
     seconds: float = 0.0
     cause: str = ""

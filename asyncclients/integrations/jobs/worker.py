@@ -40,11 +40,7 @@ def flow_of(kind: str, job: str) -> str:
 
 
 class Worker:
-    """Runs steps of the jobs in *database*.
-
-    Args:
-        database: the database that the workers share.
-        resolve: returns the target or list of a job's spec.
+    """Runs steps of the jobs in *database*; *resolve* returns the target or list of a job's spec.
 
     Attributes:
         running: the ids of the workflows that run in this process.
@@ -76,10 +72,9 @@ class Worker:
         return self._counters[job]
 
     def outages(self) -> dict[str, Outage]:
-        """Return how this process finds the vendor of each job with a running step.
+        """Return how this process finds the vendor of each job of which a step has got responses.
 
-        A job has an outage while none of its steps gets a usable response. Steps that have not
-        got any response yet say nothing.
+        A job has an outage while none of its steps gets a usable response.
         """
         found: dict[str, Outage] = {}
         for job, breakers in self._breakers.items():
