@@ -26,7 +26,7 @@ from asyncclients import Quota, RetryPolicy, SessionPool
 from asyncclients.backfill import Progress, Report
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateMismatchError
 from asyncclients.integrations.dbos import Backfills
-from asyncclients.integrations.dbos.heartbeat import record_outages, remove_workers
+from asyncclients.integrations.dbos.heartbeat import record_heartbeat, remove_workers
 from asyncclients.integrations.jobs.database import Database
 from asyncclients.integrations.jobs.job_store import JobStore, Outage
 from asyncclients.sandbox import Sandbox, drop, status
@@ -369,15 +369,15 @@ async def test_outage_of_a_job_is_that_of_its_luckiest_worker(tmp_path: Path) ->
     await database.create()
     store = JobStore(database)
     long, short = Outage(seconds=90.0, cause="HTTP 500"), Outage(seconds=60.0, cause="HTTP 503")
-    await record_outages(database, "one", {"job": long, "other": long})
+    await record_heartbeat(database, "one", {"job": long, "other": long})
     assert await store.outage("job") == long
-    await record_outages(database, "two", {"job": short})
+    await record_heartbeat(database, "two", {"job": short})
     assert await store.outage("job") == short
-    await record_outages(database, "two", {"job": Outage()})
+    await record_heartbeat(database, "two", {"job": Outage()})
     assert await store.outage("job") == Outage()
     await remove_workers(database, ["two"])
     assert await store.outage("job") == long
-    await record_outages(database, "one", {})
+    await record_heartbeat(database, "one", {})
     assert await store.outage("job") == await store.outage("other") == Outage()
     await database.aclose()
 

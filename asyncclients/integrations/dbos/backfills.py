@@ -41,7 +41,6 @@ from asyncclients.integrations.dbos.heartbeat import (
     READS,
     FailureDetector,
     record_heartbeat,
-    record_outages,
     remove_workers,
 )
 from asyncclients.integrations.dbos.progress import JobProgress, OnProgress
@@ -57,7 +56,6 @@ from asyncclients.integrations.jobs.job_store import (
     DbPageStore,
     JobRecord,
     JobStore,
-    Outage,
     digest_of,
 )
 from asyncclients.integrations.jobs.worker import Resolve, Worker
@@ -111,7 +109,7 @@ class Backfills:
             stack.enter_context(no_pickles())
             await self._database.create()
             stack.push_async_callback(remove_workers, self._database, [self.name])
-            await record_heartbeat(self._database, self.name)
+            await record_heartbeat(self._database, self.name, {})
             stack.push_async_callback(self._destroy)
             stack.push_async_callback(self.worker.aclose)
             await self._launch()
@@ -149,13 +147,9 @@ class Backfills:
 
     async def _send_heartbeats(self) -> None:
         detector = FailureDetector()
-        recorded: dict[str, Outage] = {}
         while True:
             try:
                 await self._heartbeat(detector)
-                if (outages := self.worker.outages()) != recorded:
-                    await record_outages(self._database, self.name, outages)
-                    recorded = outages
             except BaseException as failure:  # DBOS raises errors of any class
                 task = asyncio.current_task()
                 cancelled = task is not None and task.cancelling()
@@ -165,7 +159,7 @@ class Backfills:
             await asyncio.sleep(self._lease / READS)
 
     async def _heartbeat(self, detector: FailureDetector) -> None:
-        beats = await record_heartbeat(self._database, self.name)
+        beats = await record_heartbeat(self._database, self.name, self.worker.outages())
         working = await DBOS.list_workflows_async(
             status="PENDING", queue_name=_QUEUE, load_input=False, load_output=False
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import msgspec
+
 from asyncclients.integrations.jobs.database import Connection, Database, execute
 from asyncclients.integrations.jobs.job_store import Outage
 
@@ -32,42 +34,27 @@ class FailureDetector:
         return [name for name, (_, reads) in self._unchanged.items() if reads >= READS]
 
 
-async def record_heartbeat(database: Database, worker: str) -> dict[str, int]:
-    """Increment the counter of *worker*; return all counters."""
+async def record_heartbeat(
+    database: Database, worker: str, outages: Mapping[str, Outage]
+) -> dict[str, int]:
+    """Increment the counter of *worker*, and record its *outages* by job; return all counters."""
 
     def increment(connection: Connection) -> dict[str, int]:
         upsert = """
-            INSERT INTO asyncclients_workers (name, beats) VALUES (:name, 1)
-            ON CONFLICT (name) DO UPDATE SET beats = asyncclients_workers.beats + 1
+            INSERT INTO asyncclients_heartbeats (name, beats, outages) VALUES (:name, 1, :outages)
+            ON CONFLICT (name) DO UPDATE
+            SET beats = asyncclients_heartbeats.beats + 1, outages = excluded.outages
         """
-        execute(connection, upsert, name=worker)
-        every = execute(connection, "SELECT name, beats FROM asyncclients_workers")
+        execute(connection, upsert, name=worker, outages=msgspec.json.encode(outages).decode())
+        every = execute(connection, "SELECT name, beats FROM asyncclients_heartbeats")
         return {name: beats for name, beats in every}  # noqa: C416 - rows are no pairs to a checker
 
     return await database.transact(increment)
 
 
-async def record_outages(database: Database, worker: str, outages: Mapping[str, Outage]) -> None:
-    """Replace what *worker* has recorded of the vendors of its jobs by *outages*, by job."""
-
-    def replace(connection: Connection) -> None:
-        delete = "DELETE FROM asyncclients_outages WHERE worker = :worker"
-        execute(connection, delete, worker=worker)
-        insert = "INSERT INTO asyncclients_outages VALUES (:job, :worker, :seconds, :cause)"
-        for job, outage in outages.items():
-            values = {"seconds": outage.seconds, "cause": outage.cause}
-            execute(connection, insert, job=job, worker=worker, **values)
-
-    await database.transact(replace)
-
-
 async def remove_workers(database: Database, workers: Collection[str]) -> None:
     """Delete the counters of *workers*, and what they have recorded of vendors."""
-
-    def remove(connection: Connection) -> None:
-        delete = "DELETE FROM asyncclients_outages WHERE worker IN :names"
-        execute(connection, delete, names=[*workers])
-        delete = "DELETE FROM asyncclients_workers WHERE name IN :names"
-        execute(connection, delete, names=[*workers])
-
-    await database.transact(remove, max_outage=5.0)
+    delete = "DELETE FROM asyncclients_heartbeats WHERE name IN :names"
+    await database.transact(
+        lambda connection: execute(connection, delete, names=[*workers]), max_outage=5.0
+    )

@@ -56,13 +56,10 @@ _TABLES = (
         PRIMARY KEY (job, number)
     )
     """,
-    # A worker, and its heartbeat counter.
-    "CREATE TABLE IF NOT EXISTS asyncclients_workers (name TEXT PRIMARY KEY, beats INTEGER NOT NULL)",
-    # How a worker finds the vendor of a job.
+    # A worker: its heartbeat counter, and how it finds the vendors of its jobs.
     """
-    CREATE TABLE IF NOT EXISTS asyncclients_outages (
-        job TEXT, worker TEXT, seconds FLOAT NOT NULL, cause TEXT NOT NULL,
-        PRIMARY KEY (job, worker)
+    CREATE TABLE IF NOT EXISTS asyncclients_heartbeats (
+        name TEXT PRIMARY KEY, beats INTEGER NOT NULL, outages TEXT NOT NULL
     )
     """,
 )

@@ -198,12 +198,10 @@ class JobStore:
 
     async def outage(self, job: str) -> Outage:
         """Return how the vendor of *job* does, by the worker that got the latest response."""
-        sql = """
-            SELECT seconds, cause FROM asyncclients_outages
-            WHERE job = :job ORDER BY seconds LIMIT 1
-        """
-        found = await self._database.fetch(sql, job=job)
-        return Outage(seconds=found[0].seconds, cause=found[0].cause) if found else Outage()
+        found = await self._database.fetch("SELECT outages FROM asyncclients_heartbeats")
+        workers = [msgspec.json.decode(text, type=dict[str, Outage]) for (text,) in found]
+        outages = [by_job[job] for by_job in workers if job in by_job]
+        return min(outages, key=lambda outage: outage.seconds, default=Outage())
 
     async def unknown(self, job: str) -> list[Unknown]:
         """Return the rows of *job* with an unknown outcome."""

@@ -89,9 +89,7 @@ class Worker:
         rows = await self._jobs.rows(job, number)
         if not rows:
             return
-        record, to = await self._resolve_job(job)
-        if not isinstance(to, PushTarget):
-            raise ConfigurationError(f"the job {job!r} is a push, but resolves to a list")
+        record, to = await self._resolve_job(job, PushTarget)
         if share is not None:
             to = replace(to, share=share)
         await self._check_failures(job, to.max_failed)
@@ -107,9 +105,7 @@ class Worker:
         self, job: str, after: PullCursor | None, share: float | None = None
     ) -> PullCursor:
         """Fetch the pages of *job* after the cursor *after*: one durable step."""
-        record, source = await self._resolve_job(job)
-        if isinstance(source, PushTarget):
-            raise ConfigurationError(f"the job {job!r} is a pull, but resolves to a target")
+        record, source = await self._resolve_job(job, Paginator)
         pages = DbPageStore(self._database, job)
         flow, counter, breaker = flow_of(record.kind, job), self.counter(job), CircuitBreaker()
         step = pull_step(
@@ -117,12 +113,18 @@ class Worker:
         )
         return await self._run(job, step, breaker)
 
-    async def _resolve_job(self, job: str) -> tuple[JobRecord, PushTarget | Paginator[Any]]:
+    async def _resolve_job(self, job: str, kind: type[T]) -> tuple[JobRecord, T]:
         record = await self._jobs.find(job)
         assert record is not None, "a job is stored before its first step"
         if record.spec not in self._resolved:
             self._resolved[record.spec] = self._resolve(record.spec)
-        return record, self._resolved[record.spec]
+        found = self._resolved[record.spec]
+        if not isinstance(found, kind):
+            name = type(found).__name__
+            raise ConfigurationError(
+                f"the job {job!r} is a {record.kind}, but resolves to a {name}"
+            )
+        return record, found
 
     async def _check_failures(self, job: str, max_failed: float) -> None:
         report = await self._jobs.report(job)
