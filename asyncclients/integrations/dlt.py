@@ -102,18 +102,14 @@ def resource(
     table = name or (paginator.operation or "items").partition(".")[0]
     rows = RowReader(source, table, primary_key)
 
-    async def all_rows() -> AsyncGenerator[list[Any]]:
-        async for page in rows.pages():
-            yield page
-
-    async def new_rows(cursor: Any = cursor) -> AsyncGenerator[list[Any]]:
-        start = cursor.start_value if is_sorted else None
-        async for page in rows.pages(cursor.cursor_path, start):
+    async def load(cursor: Any = cursor) -> AsyncGenerator[list[Any]]:
+        field = "" if cursor is None else cursor.cursor_path
+        async for page in rows.pages(field, cursor.start_value if is_sorted else None):
             yield page
 
     create: Any = dlt.resource
     loaded: DltResource = create(
-        all_rows if cursor is None else new_rows,
+        load,
         name=table,
         primary_key=primary_key,
         write_disposition="merge" if primary_key else "append",
@@ -180,7 +176,10 @@ class RowReader:
 
         async def take(page: Page[Any]) -> None:
             state.note_total(page.total)
-            self._log_invalid(page, state)
+            for invalid in page.invalid_items:
+                state.failed += invalid.items
+                text = "%s: %d items on page %d were left out: %s"
+                _log.warning(text, self._table, invalid.items, page.number, invalid.reason)
             items = page.items
             if items and state.has_keys is None:
                 state.has_keys = self._keys.raw_keys(items)[0] is not None
@@ -222,17 +221,6 @@ class RowReader:
         finally:
             reading.cancel()
             await asyncio.wait([reading])
-
-    def _log_invalid(self, page: Page[Any], state: PullState) -> None:
-        for invalid in page.invalid_items:
-            state.failed += invalid.items
-            _log.warning(
-                "%s: %d items on page %d were left out: %s",
-                self._table,
-                invalid.items,
-                page.number,
-                invalid.reason,
-            )
 
 
 def _is_older(row: Any, field: str, start: Any) -> bool:
