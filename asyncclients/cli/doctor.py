@@ -25,7 +25,7 @@ from asyncclients.base_url import check_base_url
 from asyncclients.cli.doctor_limits import check_limits
 from asyncclients.cli.operations import CLIENTS
 from asyncclients.cli.output import Finding, checked, show
-from asyncclients.cli.shared import DATABASE_URL, LIMITS, PROXY, from_environment, limits_store
+from asyncclients.cli.shared import LIMITS, PROXY, from_environment, limits_store
 from asyncclients.core.client import VendorClient
 from asyncclients.core.network import network_arguments
 from asyncclients.core.vendor import Vendor
@@ -36,7 +36,7 @@ _PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")
 _EXTRAS = {"cli": "cyclopts", "parquet": "pyarrow", "redis": "redis", "otel": "opentelemetry-api",
            "dbos": "dbos", "dlt": "dlt", "plot": "matplotlib"}  # fmt: skip
 _CONNECT_TIMEOUT = 5.0
-_PORTS = {"https": 443, "http": 80, "postgresql": 5432, "postgres": 5432}
+_PORTS = {"https": 443, "http": 80}
 
 
 async def doctor(
@@ -67,8 +67,6 @@ async def doctor(
         findings.extend(await _vendor(client.vendor, connect=connect and not proxy))
     if address := from_environment(limits, LIMITS):
         findings.extend(await check_limits(address, connect=connect))
-    if database := os.environ.get(DATABASE_URL):
-        findings.append(await _database(database, connect=connect))
     if json:
         show(findings, as_json=True, describe=str)
     else:
@@ -132,26 +130,6 @@ async def _proxy(address: str, *, connect: bool) -> Finding:
     except ConfigurationError as error:
         return checked("proxy", error.message, f"Check {PROXY}")
     return await _reach("proxy", address) if connect else checked("proxy", "set")
-
-
-async def _database(address: str, *, connect: bool) -> Finding:
-    """Check that the job database at *address* is reachable; shows no password."""
-    what, check = "job database", f"Check {DATABASE_URL}"
-    try:
-        parts = urlsplit(address)
-        port = parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return checked(what, "unreadable address", check)
-    if parts.scheme in ("", "sqlite"):
-        path = Path(parts.path.removeprefix("/") if parts.scheme else parts.path)
-        if path.parent.is_dir():
-            return checked(what, str(path))
-        return checked(what, f"no directory {path.parent}", f"Create it. {check}")
-    if not port or not parts.hostname:
-        return checked(what, "unusable address", check)
-    if connect:
-        return await _reach(what, address)
-    return checked(f"{what} at {parts.hostname}", f"port {port}")
 
 
 async def _reach(name: str, url: str) -> Finding:

@@ -9,7 +9,7 @@ async with Monitor(pool) as monitor:
 The page is a static file that receives server-sent events: four samples of `pool.stats()` a
 second, with the progress of jobs. The server binds to loopback only, and rejects requests for
 another host name (DNS rebinding). It shows vendors, quotas and counts, but no credentials, paths
-or data of calls.
+or data of calls. From another machine, forward its port with ssh.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ import msgspec
 from aiohttp import web
 
 from asyncclients.arguments import check_count
-from asyncclients.base_url import is_loopback
 from asyncclients.core.events import Callback
-from asyncclients.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -72,9 +70,6 @@ class Monitor:
     Attributes:
         url: its address, after the start.
         jobs: the latest progress of each job, by name.
-
-    Raises:
-        ConfigurationError: *host* is not a loopback address.
     """
 
     def __init__(
@@ -82,18 +77,12 @@ class Monitor:
         pool: SessionPool | QuotaMiddleware,
         *others: SessionPool | QuotaMiddleware,
         port: int = 0,
-        host: str = "127.0.0.1",
     ) -> None:
-        if not is_loopback(host):
-            raise ConfigurationError(
-                f"the monitor has no access control: it binds to loopback only, not to {host}",
-                advice="Omit host; from another machine, forward the port with ssh",
-            )
         check_count("port", port, least=0, advice="Omit port to use any free one")
         self.url = ""
         self.jobs: dict[str, Progress] = {}
         self._pools = (pool, *others)
-        self._host, self._port = host, port
+        self._port = port
         self._hosts: frozenset[str] = frozenset()
         self._samples: deque[tuple[int, Sample]] = deque(maxlen=_HISTORY)
         self._sampled = asyncio.Event()
@@ -128,12 +117,11 @@ class Monitor:
         app.router.add_get("/events", self._events)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         port: int = self._runner.addresses[0][1]
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        self._hosts = frozenset({f"{host}:{port}", f"localhost:{port}"})
-        self.url = f"http://{host}:{port}/"
+        self._hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
+        self.url = f"http://127.0.0.1:{port}/"
         self._sampler = asyncio.create_task(self._sample(), name="asyncclients monitor")
         self._sampler.add_done_callback(self._on_sampler_done)
 

@@ -125,43 +125,12 @@ async def test_doctor_reports_an_unreachable_address(
     assert await doctor(connect=False) == 0
 
 
-async def test_database_address_is_connected_to_and_shows_no_password(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A database in the environment is reachable or a fault; its password is not shown."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        address = f"postgresql://user:{KEY}@127.0.0.1:{port}/0"
-        monkeypatch.setenv("ASYNCCLIENTS_DATABASE_URL", address)
-        assert await doctor() == 0
-    assert await doctor() == 1
-    assert await doctor(connect=False) == 0
-    monkeypatch.setenv("ASYNCCLIENTS_DATABASE_URL", address.replace(f":{port}/", ":port/"))
-    assert await doctor() == 1
-    printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines() if "job database" in line] == [
-        *("ok", "no", "ok", "no")
-    ]
-    assert KEY not in printed
-
-
-@pytest.mark.parametrize(
-    ("variable", "address"),
-    [
-        ("ASYNCCLIENTS_LIMITS", "{}/limits.db"),
-        ("ASYNCCLIENTS_DATABASE_URL", "sqlite:///{}/jobs.db"),
-    ],
-)
-def test_shared_file_needs_its_directory(
-    variable: str,
-    address: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_limits_file_needs_its_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that processes share is fine if its directory exists."""
-    monkeypatch.setenv(variable, address.format(tmp_path))
+    monkeypatch.setenv("ASYNCCLIENTS_LIMITS", str(tmp_path / "limits.db"))
     assert run(["doctor"]) == 0
-    monkeypatch.setenv(variable, address.format(tmp_path / "none"))
+    monkeypatch.setenv("ASYNCCLIENTS_LIMITS", str(tmp_path / "none" / "limits.db"))
     assert run(["doctor"]) == 1
     assert "directory" in capsys.readouterr().out

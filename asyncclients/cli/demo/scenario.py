@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -118,21 +119,19 @@ class Backfill:
             return [row["uuid"] for row in csv.DictReader(file)]
 
 
+@dataclass(eq=False)
 class Scenario:
     """All jobs of the demo, Intouch's first, and the naive client."""
 
-    def __init__(
-        self,
-        sandbox: Sandbox,
-        pools: tuple[SessionPool, SessionPool],
-        jobs: Sequence[DemoJob],
-        backfill: Backfill,
-        naive: NaiveClient,
-    ) -> None:
-        self.sandbox, self.pools = sandbox, pools
-        self.jobs, self.backfill, self._naive = jobs, backfill, naive
+    sandbox: Sandbox
+    pools: tuple[SessionPool, SessionPool]
+    jobs: Sequence[DemoJob]
+    backfill: Backfill
+    naive: NaiveClient
+    _ended_at: float | None = None
+
+    def __post_init__(self) -> None:
         self._started_at = asyncio.get_running_loop().time()
-        self._ended_at: float | None = None
 
     async def run(self, watch: Callable[[str], OnProgress] | None = None) -> None:
         """Do all jobs; the naive client is stopped after them, if it has not ended before."""
@@ -151,9 +150,9 @@ class Scenario:
 
     async def _run_naive(self) -> None:
         """Do what the job of Intouch does, and send web requests until cancelled."""
-        uuid = next(iter(self._naive.sandbox.state("intouch").contacts))
-        asking = send_at_random(lambda: self._naive.contact(uuid), self.jobs[0].every)
-        await asyncio.gather(self._naive.pull(), asking)
+        uuid = next(iter(self.naive.sandbox.state("intouch").contacts))
+        asking = send_at_random(lambda: self.naive.contact(uuid), self.jobs[0].every)
+        await asyncio.gather(self.naive.pull(), asking)
 
     @property
     def now(self) -> float:
@@ -170,12 +169,12 @@ class Scenario:
 
     def naive_record(self) -> DemoResult:
         """Return what the naive client's vendor recorded."""
-        record = self.jobs[0].record(self._naive.sandbox, self.now)
+        record = self.jobs[0].record(self.naive.sandbox, self.now)
         return msgspec.structs.replace(record, vendor="naive")
 
     def naive_done(self) -> int:
         """Return the number of rows that the naive client has read."""
-        return min(PAGE * pages_served(self._naive.sandbox), len(self.jobs[0].expected))
+        return min(PAGE * pages_served(self.naive.sandbox), len(self.jobs[0].expected))
 
     def results(self) -> list[DemoResult]:
         """Return the figures of each vendor, then those of the naive client."""
