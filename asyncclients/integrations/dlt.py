@@ -56,6 +56,7 @@ _MAX_BLOCKED = 5.0
 """Seconds without a response after which the pool's loop is regarded as blocked."""
 _TYPES = (datetime, date, time, timedelta, Decimal)
 """Types that dlt has columns for."""
+_LEFT_OUT = "%s: %d items on page %d were left out: %s"
 _log = logging.getLogger(__name__)
 
 
@@ -178,8 +179,7 @@ class RowReader:
             state.note_total(page.total)
             for invalid in page.invalid_items:
                 state.failed += invalid.items
-                text = "%s: %d items on page %d were left out: %s"
-                _log.warning(text, self._table, invalid.items, page.number, invalid.reason)
+                _log.warning(_LEFT_OUT, self._table, invalid.items, page.number, invalid.reason)
             items = page.items
             if items and state.has_keys is None:
                 state.has_keys = self._keys.raw_keys(items)[0] is not None
