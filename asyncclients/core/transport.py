@@ -331,12 +331,13 @@ class Attempt(TimedTask, eq=False):
 
         No others, since each costs 500 instructions on its way through aiohttp.
         """
-        request, channel, timeout = self.prepared, self.channel, self._connect_timeout()
+        request, channel = self.prepared, self.channel
         found: dict[str, Any] = {**channel.network}
-        if timeout is not NO_TIMEOUT or channel.inner:
-            found["timeout"] = timeout
         if channel.inner:
             found["raise_for_status"], found["auto_decompress"] = False, True
+        has_deadline = self.permit_request.deadline_at < math.inf
+        if channel.inner or has_deadline or self.timeout < _LONG_TIMEOUT:
+            found["timeout"] = self._connect_timeout()
         if request.headers is not GET_HEADERS:
             if hdrs.CONTENT_TYPE not in request.headers:
                 found["skip_auto_headers"] = _SKIP_AUTO_HEADERS
