@@ -121,13 +121,16 @@ async def test_iterate_of_generator_that_stays_blocked_ends(
     """A generator that stays blocked is abandoned when the iteration is closed."""
     monkeypatch.setattr("asyncclients.backfill.files.source._CLOSE_GRACE", 0.05)
     forever: SimpleQueue[int] = SimpleQueue()
+    is_blocked = threading.Event()
 
     def rows() -> Iterator[int]:
         yield 1
+        is_blocked.set()
         yield forever.get()
 
     async with aclosing(iterate(rows())) as found:
         async for _ in found:
+            await asyncio.to_thread(is_blocked.wait)
             break
     assert "its thread is abandoned" in caplog.text
     forever.put(1)

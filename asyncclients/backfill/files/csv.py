@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.files.text import EXCEL, MAX_LENGTH, ParsedLine, TextReader, as_utf8
+from asyncclients.backfill.files.text import EXCEL, MAX_LENGTH, ParsedRow, TextReader, as_utf8
 
 _DIGITS = 3
 """Least digits of the numbers that are taken for ids of rows."""
@@ -141,16 +141,16 @@ class CsvReader(TextReader):
             problem, "Look for a quote that is not closed, or for a file that was cut off", first
         )
 
-    def __iter__(self) -> Iterator[ParsedLine]:
+    def __iter__(self) -> Iterator[ParsedRow]:
         columns = self._columns
         all_named = all(columns)
         for first, record, error in self.records():
             text = "".join(record)
             if error:
-                yield ParsedLine(first, _printable(text), error, len(text))
+                yield first, _printable(text), error
                 continue
             if not text or text.isspace():
-                yield ParsedLine(first, None, "", len(record))
+                yield first, None, ""
                 continue
             if not text.isascii():
                 error = _encoding_error(text)
@@ -173,7 +173,7 @@ class CsvReader(TextReader):
                 if not self._has_warned_unnamed and not all_named:
                     self._warn_unnamed(first, record)
             data.columns = columns
-            yield ParsedLine(first, data, error, len(text))
+            yield first, data, error
 
     def _check_multiline(self, first: int, record: list[str]) -> None:
         """Raise `InputError` if *record* is probably several rows between two stray quotes.

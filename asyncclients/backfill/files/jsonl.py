@@ -23,7 +23,7 @@ from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.files.text import ParsedLine, TextReader
+from asyncclients.backfill.files.text import ParsedRow, TextReader
 from asyncclients.own_files import FAILED_SUFFIX
 
 _EXCERPT_LENGTH = 200
@@ -53,10 +53,10 @@ class JsonReader(TextReader):
                 "Convert it, as with `jq -c '.[]'` for an array, or `jq -c .` for objects",
             )
 
-    def __iter__(self) -> Iterator[ParsedLine]:
+    def __iter__(self) -> Iterator[ParsedRow]:
         for line, text, _ in self.records():
             data, error = self._parse(text)
-            yield ParsedLine(line, data or None, error, len(text))
+            yield line, data or None, error
 
     def records(self) -> Iterator[tuple[int, bytes, str]]:
         """Yield the number and the text of each line that is not empty, and no error."""

@@ -8,7 +8,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.files.text import ParsedLine, change_check
+from asyncclients.backfill.files.text import ParsedRow, change_check
 from asyncclients.errors import InputError
 
 _BATCH_ROWS = 256
@@ -51,18 +51,18 @@ class ParquetReader:
                 f"names the column {twice[0]!r} twice", "Write it again with other names"
             )
         self.columns: tuple[str, ...] | None = tuple(names)
-        self._read = 0
+        self._read = self.size = 0
 
     def _unusable(self, what: str, advice: str) -> InputError:
         return InputError(f"{self._path} {what}", file=str(self._path), advice=advice)
 
-    def __iter__(self) -> Iterator[ParsedLine]:
+    def __iter__(self) -> Iterator[ParsedRow]:
         for batch in self._batches():
             size = batch.nbytes // max(1, batch.num_rows)
             for row, error in _rows_of(batch):
-                self._read += 1
+                self._read, self.size = self._read + 1, self.size + size
                 data = {name: value for name, value in row.items() if value is not None}
-                yield ParsedLine(self._read, data or None, error, size)
+                yield self._read, data or None, error
 
     def _batches(self) -> Iterator[Any]:
         try:

@@ -140,11 +140,11 @@ class FileSource:
     def _blocks(self, known: KnownLines | None) -> list[Block]:
         blocks: list[Block] = []
         lines = self._file if known is not None and isinstance(self._file, TextReader) else None
-        end = _SKIPPED_LINES + (0 if lines is None else lines.number)
-        read = size = 0
-        while read < _CHUNK_ROWS and size <= _CHUNK_BYTES:
+        end_line = _SKIPPED_LINES + (0 if lines is None else lines.number)
+        read, end_size = 0, self._file.size + _CHUNK_BYTES
+        while read < _CHUNK_ROWS and self._file.size <= end_size:
             if lines is not None and known is not None:
-                if lines.number >= end:
+                if lines.number >= end_line:
                     break
                 if places := known.skip(lines):
                     blocks.append(Block(places, [], array("q")))
@@ -153,13 +153,13 @@ class FileSource:
             parsed = next(self._rows, None)
             if parsed is None:
                 break
-            self._count += 1
+            line, data, error = parsed
+            read, self._count = read + 1, self._count + 1
             if not blocks or blocks[-1].known:
                 blocks.append(Block(range(0), [], array("q")))
-            blocks[-1].rows.append(Row(self._count, parsed.line, parsed.data, parsed.error))
-            is_line = lines is not None and parsed.line == lines.number
+            blocks[-1].rows.append(Row(self._count, line, data, error))
+            is_line = lines is not None and line == lines.number
             blocks[-1].lines.append(lines.last_digest() if lines and is_line else 0)
-            read, size = read + 1, size + parsed.size
         self._file.check_unchanged()
         return blocks
 

@@ -23,7 +23,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from shlex import quote
 from shutil import which
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from asyncclients.errors import InputError
 
@@ -83,20 +83,8 @@ def as_utf8(path: Path, encoding: str) -> str:
     return f"Save the file as UTF-8, or convert it: {command}"
 
 
-class ParsedLine(NamedTuple):
-    """One row as read from a file.
-
-    Attributes:
-        line: where it starts in the file, from 1.
-        data: the values; None if there are none.
-        error: why the row cannot be used, else empty.
-        size: approximate bytes of the row.
-    """
-
-    line: int
-    data: Any
-    error: str
-    size: int
+ParsedRow = tuple[int, Any, str]
+"""The first line of a row in its file, its values (None if there are none), and its error or ""."""
 
 
 def change_check(path: Path, file: BinaryIO) -> Callable[[], None]:
@@ -124,6 +112,7 @@ class TextReader:
         number: of the last line that was read or skipped, from 1.
         last: the last line that was read.
         is_at_end: all lines have been read.
+        size: number of characters of the lines that were read.
 
     Raises:
         InputError: the file cannot be read, or has another format.
@@ -134,7 +123,7 @@ class TextReader:
     ) -> None:
         self.path, self._raw, self._codec = path, file, codec.removesuffix("-sig")
         self.check_unchanged = change_check(path, file)
-        self.number, self.last, self.is_at_end = 0, "", False
+        self.number, self.size, self.last, self.is_at_end = 0, 0, "", False
         self._ahead: list[str] = []
         self._digests = b""
         self._place = 0
@@ -176,8 +165,8 @@ class TextReader:
 
     # --- Lines ----------------------------------------------------------------------------
 
-    def records(self) -> Iterator[tuple[int, Any, str]]:
-        """Yield the first line of each record, its content, and its error."""
+    def records(self) -> Iterator[ParsedRow]:
+        """Yield the rows whose values are not parsed yet."""
         raise NotImplementedError
 
     def count(self, most: int) -> int:
@@ -195,6 +184,7 @@ class TextReader:
             if not line:
                 break
             self.number += 1
+            self.size += len(line)
             self.last = line
             if not line.isascii():
                 self._check_utf8(self.number, line)
