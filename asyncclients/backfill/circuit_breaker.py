@@ -109,18 +109,11 @@ class CircuitBreaker:
         await asyncio.sleep(seconds)
 
 
-class CallStart(NamedTuple):
-    """The number of a call in the order of starting, and the 403s received before it started."""
-
-    number: int
-    forbidden_before: int
-
-
 class _WaitingRow(NamedTuple, Generic[T]):
-    """A row with a 403, and the number of 403s received before it."""
+    """A row with a 403, and the numbers of the events that its call started and that it got it."""
 
-    start: CallStart
-    forbidden_before: int
+    start: int
+    forbidden: int
     row: T
     error: ForbiddenError
 
@@ -137,32 +130,32 @@ class ForbiddenRows(Generic[T]):
 
     def __init__(self) -> None:
         self._waiting: deque[_WaitingRow[T]] = deque()
-        self._started = self._forbidden = 0
+        self._events = 0
         self._last_success = 0
-        """Number of the last call, in the order of starting, that succeeded."""
+        """Start of the last call, in the order of starting, that succeeded."""
 
-    def begin(self) -> CallStart:
-        """Number a call that starts now."""
-        self._started += 1
-        return CallStart(self._started, self._forbidden)
+    def begin(self) -> int:
+        """Return the number of the start of a call, which is now."""
+        self._events += 1
+        return self._events
 
-    def add(self, start: CallStart, row: T, error: ForbiddenError, *, any_done: bool) -> None:
-        """Add *row*, which got a 403; *any_done*: the job has rows that are done.
+    def add(self, start: int, row: T, error: ForbiddenError, *, any_done: bool) -> None:
+        """Add *row*, whose call got a 403; *any_done*: the job has rows that are done.
 
         Raises:
             ForbiddenError: the credential was revoked.
         """
-        self._waiting.append(_WaitingRow(start, self._forbidden, row, error))
-        self._forbidden += 1
+        self._events += 1
+        self._waiting.append(_WaitingRow(start, self._events, row, error))
         has_succeeded = any_done or self._last_success
         if self._streak() >= (_FORBIDDEN_LATER if has_succeeded else _FORBIDDEN_AT_START):
             raise self._revoked(error)
 
-    def on_success(self, start: CallStart) -> list[tuple[T, ForbiddenError]]:
+    def on_success(self, start: int) -> list[tuple[T, ForbiddenError]]:
         """Return the rows that have failed, now that the call of *start* has succeeded."""
-        self._last_success = max(self._last_success, start.number)
+        self._last_success = max(self._last_success, start)
         failed: list[tuple[T, ForbiddenError]] = []
-        while self._waiting and self._waiting[0].forbidden_before < start.forbidden_before:
+        while self._waiting and self._waiting[0].forbidden < start:
             waiting = self._waiting.popleft()
             failed.append((waiting.row, waiting.error))
         return failed
@@ -177,7 +170,7 @@ class ForbiddenRows(Generic[T]):
         return failed
 
     def _streak(self) -> int:
-        return sum(waiting.start.number > self._last_success for waiting in self._waiting)
+        return sum(waiting.start > self._last_success for waiting in self._waiting)
 
     def _revoked(self, error: ForbiddenError) -> ForbiddenError:
         error.advice = (

@@ -50,7 +50,7 @@ from asyncclients.arguments import (
     close_coroutine,
     is_generator,
 )
-from asyncclients.backfill.circuit_breaker import CallStart, CircuitBreaker, ForbiddenRows
+from asyncclients.backfill.circuit_breaker import CircuitBreaker, ForbiddenRows
 from asyncclients.backfill.files.source import Row, UnreadableRowError
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import Map, RowConverter, check_row, row_type_of
@@ -261,7 +261,7 @@ class _Failure(NamedTuple):
 
     error: BaseException
     is_final: bool
-    start: CallStart
+    start: int
 
 
 class Delivery:
@@ -424,7 +424,7 @@ class Delivery:
         for row, error in self._forbidden.finish(any_done=self.log.done > 0):
             self._fail(row, error)
 
-    def _on_access_proved(self, start: CallStart) -> None:
+    def _on_access_proved(self, start: int) -> None:
         for row, error in self._forbidden.on_success(start):
             self._fail(row, error)
 

@@ -9,7 +9,7 @@ import asyncio
 import copy
 import errno
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -276,22 +276,11 @@ async def copied_journal(
 
 
 class PlannedRows(JournalRowLog):
-    """The row log of the plan of a push; it counts the rows besides."""
+    """The row log of the plan of a push, in a copy of its state."""
 
     def __init__(self, journal: Journal, state: PushState) -> None:
         super().__init__(journal, state)
-        self._valid = self._skipped = 0
-        self._invalid = InvalidRows()
-
-    def mark_done(self, rows: Sequence[Row]) -> None:
-        """Count *rows* as valid."""
-        self._valid += len(rows)
-        super().mark_done(rows)
-
-    def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """Count *rows* as skipped."""
-        self._skipped += len(rows)
-        super().mark_skipped(rows)
+        self._before, self._invalid = (state.done, state.skipped), InvalidRows()
 
     def mark_failed(self, row: Row, failure: BaseException) -> None:
         """Count *row* as invalid, because of *failure*."""
@@ -300,12 +289,13 @@ class PlannedRows(JournalRowLog):
 
     def plan(self, builder: RequestBuilder) -> Plan:
         """Return the plan, with the requests of *builder*."""
+        valid, skipped = self.state.done - self._before[0], self.state.skipped - self._before[1]
         invalid = self._invalid
         return Plan(
-            rows=self._valid + invalid.count + self._skipped,
-            valid=self._valid,
+            rows=valid + invalid.count + skipped,
+            valid=valid,
             invalid=invalid.count,
-            skipped=self._skipped,
+            skipped=skipped,
             **builder.facts(),
             **invalid.facts(),
         )

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import msgspec
 
@@ -205,7 +205,8 @@ async def _run(source: Rows, to: PushTarget, options: RunOptions) -> Report | Pl
         with call_context(Priority.BACKGROUND, flow, share=to.share):
             if options.dry_run:
                 async with copied_journal(state, job, **renewed) as journal:
-                    planned = await _load(PlannedRows, journal, source, options.retry_failed)
+                    planned = await PlannedRows.load(journal)
+                    await _retry_failed(planned, source, options)
                     builder = RequestBuilder.of(to.target)
                     to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
                     delivery = Delivery(to, converter, planned, flow=flow, call=builder)
@@ -213,23 +214,19 @@ async def _run(source: Rows, to: PushTarget, options: RunOptions) -> Report | Pl
                     rows.check_encoding()
                     return planned.plan(builder)
             async with aclosing(await Journal.open(state, job, **renewed)) as journal:
-                log = await _load(JournalRowLog, journal, source, options.retry_failed)
+                log = await JournalRowLog.load(journal)
+                await _retry_failed(log, source, options)
                 delivery = Delivery(to, converter, log, flow=flow)
                 return await Push(rows, delivery, log, options).run()
 
 
-Log = TypeVar("Log", bound=JournalRowLog)
-
-
-async def _load(kind: type[Log], journal: Journal, source: Rows, retry_failed: bool) -> Log:
-    """Return the row log of *journal*; with *retry_failed* its failed rows are pending."""
-    log = await kind.load(journal)
-    if retry_failed:
+async def _retry_failed(log: JournalRowLog, source: Rows, options: RunOptions) -> None:
+    """Make the failed rows of *log* pending, if *options* ask for it."""
+    if options.retry_failed:
         if is_path(source):  # read twice, so that the rows to retry need not be kept
             async with aclosing(await open_source(source)) as rows:
                 await PendingRows(rows, log).check_unchanged()
         await log.retry_failed()
-    return log
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -241,7 +241,7 @@ class SyncInput:
             found = map(attrgetter(self._target.key), values)
             texts = [key if type(key) is str else key_text(key) for key in found]
         else:
-            texts = [self._key_of(value, row.data) for value, row in zip(values, rows, strict=True)]
+            texts = [self.key_of(value, row.data) for value, row in zip(values, rows, strict=True)]
         keys = [key_digest(text) for text in texts]
         if 0 in keys:
             return []
@@ -256,12 +256,12 @@ class SyncInput:
                 raise ValueError(row.error)  # noqa: TRY301 - handled as a row of a wrong type
             value = self.converter.convert(row.data, coerce=self.coerce)
         except Exception as error:  # noqa: BLE001 - the user's map may raise anything
-            key = 0 if row.error else key_digest(self._key_of(None, row.data))
+            key = 0 if row.error else key_digest(self.key_of(None, row.data))
             self.invalid += 1
             self.unkeyed += not key
             on_invalid(row, error)
         if value is not None:
-            key = key_digest(self._key_of(value, row.data))
+            key = key_digest(self.key_of(value, row.data))
             if not key:
                 problem = f"line {row.line}: the key {self._target.key!r} is empty"
                 raise self._error(problem, row.line, "Give each row a key, or drop it with map=")
@@ -271,7 +271,7 @@ class SyncInput:
         self.keys.append(key)
         return None if value is None else Row(row.number, row.line, value)
 
-    def _key_of(self, value: Any, data: Any) -> str:
+    def key_of(self, value: Any, data: Any) -> str:
         """Return the key of the row *data*, whose converted *value* is None if it is invalid."""
         name = self._target.key
         if value is not None and self._key_is_field:
@@ -338,17 +338,13 @@ class SyncInput:
             return self._error(problem, rows[0].line, "Correct the parents")
         return self._changed()
 
-    def key_of(self, row: Row, value: Row) -> str:
-        """Return the key of *row*, whose converted form is *value*."""
-        return self._key_of(value.data, row.data)
-
     def key_again(self, row: Row) -> str:
         """Return the key of *row*, which was examined before."""
         try:
             value = self.converter.convert(row.data, coerce=self.coerce)
         except Exception:  # noqa: BLE001 - the user's map may raise anything
             value = None
-        return self._key_of(value, row.data)
+        return self.key_of(value, row.data)
 
     def values(self, rows: Sequence[Row]) -> list[Row]:
         """Return *rows* with their values; raise `InputError` if one is not that of the first pass."""

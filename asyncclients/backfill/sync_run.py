@@ -384,7 +384,9 @@ class Sync:
             changes: list[Row] = []
             for row, value in zip(found, rows.values(found), strict=True):
                 number, key = row.number, rows.keys[row.number - 1]
-                change = Change(Action(actions[number - 1]), key, rows.key_of(row, value), row)
+                change = Change(
+                    Action(actions[number - 1]), key, rows.key_of(value.data, row.data), row
+                )
                 change.digest, change.new = rows.digests[number - 1], value.data
                 if self._fails(change, parents.get(number, "")):
                     continue

@@ -270,7 +270,7 @@ async def test_retry_rejects_a_changed_input(csv: Path, state: Path) -> None:
     with pytest.raises(StateMismatchError, match="has changed since"):
         await push(csv, vendor.take, state=state, retry_failed=True)
     assert (read_status(state).failed, len(failed(state))) == (1, 1)
-    with pytest.raises(ConfigurationError, match="retry_failed cannot be"):
+    with pytest.raises(ConfigurationError, match="retry_failed must be"):
         await push(csv, vendor.take, state=state, retry_failed=cast("bool", 1))
 
 
