@@ -42,7 +42,7 @@ from asyncclients.cli.shared import (
 )
 from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_on_dbos
-from asyncclients.errors import AsyncClientsError, ConfigurationError, InputError
+from asyncclients.errors import AsyncClientsError, InputError
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 _COMPLETE = "the pull was complete already; refresh it to update it, or delete {} to repeat it"
@@ -124,6 +124,7 @@ async def _run(job: Job, output: Output) -> int:
     check_names(job)
 
     async def once() -> int:
+        await check_files(job)
         (result,) = await _run_here([job], output)
         if isinstance(result, BaseException):
             raise result
@@ -138,12 +139,7 @@ async def _run(job: Job, output: Output) -> int:
 async def _run_here(jobs: Sequence[Job], output: Output) -> list[Result]:
     store, quiet = limits_store(from_environment(output.limits, LIMITS)), output.quiet
     async with pool_of_jobs(store, quiet=quiet) as pool:
-        try:
-            check_credentials(jobs)
-        except ConfigurationError:
-            for job in jobs:
-                await check_files(job)  # a mistake in a file is reported first
-            raise
+        check_credentials(jobs)
         results = await run_all(jobs, partial(run_job, pool), quiet=quiet)
     for job, result in () if quiet else zip(jobs, results, strict=True):
         is_plain_pull = isinstance(job.options, PullOptions) and not job.options.refresh

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, cast
@@ -178,19 +179,7 @@ def _written(job: Job) -> list[Path]:
 
 def check_names(job: Job) -> None:
     """Raise `ValueError` if the vendor, operation or arguments of *job* are wrong or missing."""
-    if isinstance(job.options, SyncOptions):
-        target = Target(Clients().resource(job.operation), job.options.key)
-        target.check(adopt=job.options.adopt, delete=job.options.on_missing == "delete")
-    elif isinstance(job.options, PushOptions):
-        Clients().write(job.operation, job.options.with_)
-    else:
-        read = Clients().read(job.operation, job.options.query)
-        if job.options.since is not None:
-            source = read()
-            try:
-                check_since(source, job.options.since)
-            finally:
-                close_coroutine(source)
+    _prepare(job, Clients())
 
 
 def check_credentials(jobs: Iterable[Job]) -> None:
@@ -276,22 +265,30 @@ async def run_job(
     pool: SessionPool, job: Job, progress: Callable[[Progress], None]
 ) -> Report | SyncReport | Plan:
     """Run *job* with clients of *pool*; return the plan of a dry run, else the report."""
-    given: dict[str, Any] = {**job.arguments(), "progress": progress}
-    clients, options = Clients(pool), job.options
-    report: Report | SyncReport | Plan
-    if isinstance(options, PullOptions):
-        report = await backfill.pull(
-            clients.read(job.operation, options.query)(), job.file, **given
-        )
-    elif isinstance(options, SyncOptions):
+    result: Report | SyncReport | Plan
+    result = await _prepare(job, Clients(pool))(progress=progress, **job.arguments())
+    return result
+
+
+def _prepare(job: Job, clients: Clients) -> Callable[..., Awaitable[Any]]:
+    """Return the function that runs *job*, after checking its names."""
+    options = job.options
+    if isinstance(options, SyncOptions):
         resource = clients.resource(job.operation)
-        report = await backfill.sync(job.file, resource, map=_renaming(options), **given)
-    else:
+        target = Target(resource, options.key)
+        target.check(adopt=options.adopt, delete=options.on_missing == "delete")
+        return partial(backfill.sync, job.file, resource, map=_renaming(options))
+    if isinstance(options, PushOptions):
         write = clients.write(job.operation, options.with_)
-        if write.scalar is not None:
-            await check_files(job)  # `push` knows only the columns of a struct
-        report = await backfill.push(job.file, write.call, map=map_of(options, write), **given)
-    return report
+        return partial(backfill.push, job.file, write.call, map=map_of(options, write))
+    read = clients.read(job.operation, options.query)
+    if options.since is not None:
+        source = read()
+        try:
+            check_since(source, options.since)
+        finally:
+            close_coroutine(source)
+    return lambda **arguments: backfill.pull(read(), job.file, **arguments)
 
 
 def _renaming(options: WriteOptions) -> Renaming | None:
