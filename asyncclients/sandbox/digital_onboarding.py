@@ -13,9 +13,11 @@ rejected as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from random import Random
+from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from .limits import TokenBucket
@@ -30,10 +32,6 @@ from .vendor import (
     as_object,
     complaints,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from random import Random
 
 Rejection: TypeAlias = Literal["body", "header", "unreadable"]
 WireForm: TypeAlias = Literal["wrapped", "array"]
@@ -104,7 +102,6 @@ class DigitalOnboarding(Vendor):
         self.wire_form: WireForm = "wrapped"
         self.contacts: dict[str, Row] = {}
         self.journeys: dict[str, Row] = {}
-        self.completions: dict[str, dict[str, object]] = {}
         self.templates: list[Row] = [
             {"id": self.new_uuid(), "name": name} for name in ("Welcome", "Mobile Banking")
         ]
@@ -213,7 +210,7 @@ class DigitalOnboarding(Vendor):
     def _check(self, contact: Row) -> None:
         """Raise RejectedError (422) if a field of *contact* has a wrong type or value."""
         errors = complaints(contact, _TYPES)
-        for key in self._objective_keys():
+        for key in [str(objective["key"]) for objective in self.objectives]:
             if not (contact.get(key) is None or _completes(contact[key])):
                 errors[key] = "must be a time or a word for done"
         template = _template_of(contact)
@@ -221,9 +218,6 @@ class DigitalOnboarding(Vendor):
             errors["journey"] = "template does not exist"
         if errors:
             raise self._invalid(errors)
-
-    def _objective_keys(self) -> list[str]:
-        return [str(objective["key"]) for objective in self.objectives]
 
     def _save(self, call: SandboxRequest, given: Row) -> tuple[Row, bool]:
         """Insert or update the contact *given*; return it, and whether it is new."""
@@ -236,9 +230,6 @@ class DigitalOnboarding(Vendor):
         }
         contact = {**(old or born), **fields, "unique_id": unique_id, "updated_at": now}
         self.contacts[unique_id] = contact
-        for key in self._objective_keys():
-            if given.get(key) is not None:
-                self.completions.setdefault(unique_id, {})[key] = given[key]
         template = _template_of(given)
         known = {
             (journey["unique_id"], journey["template_id"]) for journey in self.journeys.values()

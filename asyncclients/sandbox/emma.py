@@ -11,15 +11,13 @@ response to a create has the ids. Deleting a touchpoint type deletes its touchpo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from datetime import datetime
+from random import Random
+from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta
 
 from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
-
-if TYPE_CHECKING:
-    from datetime import datetime
-    from random import Random
 
 TimeForm: TypeAlias = Literal["@D", "iso"]
 DeleteReply: TypeAlias = Literal["true", "empty", "no content"]

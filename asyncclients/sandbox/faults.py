@@ -8,15 +8,11 @@ it twice.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from .vendor import Reply
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from .vendor import SandboxRequest
+from .vendor import Reply, SandboxRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +92,7 @@ def named(name: str) -> Fault:
     raise ValueError(msg)
 
 
-Match: TypeAlias = "Callable[[SandboxRequest], bool] | str | None"
+Match: TypeAlias = Callable[[SandboxRequest], bool] | str | None
 
 
 @dataclass(slots=True)

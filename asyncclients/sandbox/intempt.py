@@ -22,27 +22,20 @@ import csv
 import io
 import json
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from itertools import count, islice
+from random import Random
+from typing import Literal, TypeAlias, cast
 
 from .limits import TokenBucket
+from .storage import Storage
 from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
-
-if TYPE_CHECKING:
-    from random import Random
-
-    from .storage import Storage
 
 WireForm: TypeAlias = Literal["hal", "array"]
 InsertReply: TypeAlias = Literal["empty", "item"]
 
 HOST = "https://api.intempt.com"
-_ZERO = datetime(2019, 8, 28, 14, 3, 26, tzinfo=UTC)
-"""Ids are snowflakes above 2**53, as in the manual's samples: milliseconds since this time,
-shifted by 22 bits, plus a sequence number."""
-_BORN = datetime(2026, 1, 1, tzinfo=UTC)
-_BORN_TEXT = "2026-01-01T00:00:00.000+00:00"
+_BORN = "2026-01-01T00:00:00.000+00:00"
 
 _DATA = "/v1/{org}/collections/{id}/data"
 _ITEM = f"{_DATA}/{{item}}"
@@ -97,12 +90,13 @@ class Intempt(Vendor):
         self.ids_as_text = False
         self.unread: list[str] = []
         self._storage = storage
-        self._last_id = 0
-        self.source_id = self.new_id(_BORN)
+        # Ids are above 2**53, as in the manual's samples.
+        self._ids = count(2**59)
+        self.source_id = next(self._ids)
         self.collections: dict[str, Collection] = {}
         self.add_collection("bookings", "id", {"id", "dateFrom", "dateTo", "guestId", "roomId"})
         self.add_collection("profile", "visitorId")
-        master, first, second, segmentation = (self.new_id(_BORN) for _ in range(4))
+        master, first, second, segmentation = islice(self._ids, 4)
         identifiers: Row = {"visitorId": "194jso4nfja"}
         self.profiles = [
             Profile(master, [first, second], segmentation, identifiers, ["newtestevent"])
@@ -127,17 +121,11 @@ class Intempt(Vendor):
         body = {"status": status, "error": HTTPStatus(status).phrase, "message": message}
         return Reply.json(status, body)
 
-    def new_id(self, time: datetime) -> int:
-        """Return a new id for *time*."""
-        milliseconds = (time - _ZERO) // timedelta(milliseconds=1)
-        self._last_id = max(milliseconds << 22, self._last_id + 1)
-        return self._last_id
-
     def add_collection(
         self, name: str, primary_key: str, fields: set[str] | None = None
     ) -> Collection:
         """Add a collection to the source."""
-        self.collections[name] = Collection(self.new_id(_ZERO), name, primary_key, fields)
+        self.collections[name] = Collection(next(self._ids), name, primary_key, fields)
         return self.collections[name]
 
     def body_of(self, call: SandboxRequest) -> Row:
@@ -179,7 +167,7 @@ class Intempt(Vendor):
         collection = self._collection(call)
         if call.media_type == "text/csv":
             return self._upload_link(call, collection)
-        item = self._store(collection, self.body_of(call), call.time)
+        item = self._store(collection, self.body_of(call))
         return self._created(self._shown(item))
 
     @Route("POST", "/v1/{org}/sources/{id}/data")
@@ -196,7 +184,7 @@ class Intempt(Vendor):
                 if row is None:
                     raise self.rejected(400, f"A row of '{name}' is not a JSON object")
                 rows.append((collection, row))
-        stored = [self._store(collection, row, call.time) for collection, row in rows]
+        stored = [self._store(collection, row) for collection, row in rows]
         return self._created({"_embedded": {"data": [self._shown(item) for item in stored]}})
 
     def _upload_link(self, call: SandboxRequest, collection: Collection) -> Reply:
@@ -214,18 +202,18 @@ class Intempt(Vendor):
                 self.unread.append(collection.name)
                 return
             for row in rows:
-                self._store(collection, row, call.time)
+                self._store(collection, row)
 
-        url = self._storage.presign(f"{self.new_id(call.time)}.csv", call.at, receive)
+        url = self._storage.presign(f"{next(self._ids)}.csv", call.at, receive)
         return Reply(307, headers={"Location": url})
 
-    def _store(self, collection: Collection, row: Row, time: datetime) -> Row:
+    def _store(self, collection: Collection, row: Row) -> Row:
         """Insert or overwrite *row*; return the stored item."""
         fields = row.keys() if collection.fields is None else collection.fields
         given = row.get(collection.primary_key)
         key = "" if given is None else str(given)
         old = collection.items.get(key) if key else None
-        number = old["id"] if old else self.new_id(time)
+        number = old["id"] if old else next(self._ids)
         known = {name: value for name, value in row.items() if name in fields}
         item: Row = {"collId": collection.id, "id": number, "data": known, "matches": []}
         collection.items[key or f"without a key: {number}"] = item
@@ -275,7 +263,7 @@ class Intempt(Vendor):
             "masterId": str(profile.master_id),
             "profileIds": [self._shown_id(number) for number in profile.profile_ids],
             "matchedEvents": profile.matched_events,
-            "lastUpdated": _BORN_TEXT,
+            "lastUpdated": _BORN,
             "_links": {"self": {"href": f"{HOST.replace('https', 'http')}{call.path}"}},
         }
         return Reply.json(200, body)
@@ -292,7 +280,7 @@ class Intempt(Vendor):
             "id": str(profile.segmentation_id),
             "masterId": str(profile.master_id),
             "profileIds": [str(number) for number in profile.profile_ids],
-            "created": _BORN_TEXT,
+            "created": _BORN,
             "_links": {"self": {"href": href}},
         }
 

@@ -19,18 +19,15 @@ version 1 here.
 from __future__ import annotations
 
 import string
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from random import Random
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from .vendor import RejectedError, Reply, Route, Row, SandboxRequest, Vendor, as_object, complaints
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from random import Random
 
 PER_PAGE = 25
 _BORN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -476,13 +473,6 @@ def _node(row: Row) -> Row:
     node = {name: value for name, value in row.items() if name != "location"}
     node |= {name: row.get(name) or [] for name in ("attributes", "tags")}
     if row["type"] == "location":
-        node["location"] = _placed(given) if given else []
+        # Intouch looks up the coordinates.
+        node["location"] = {"latitude": 45.42, "longitude": -75.69, **given} if given else []
     return node
-
-
-def _placed(location: Row) -> Row:
-    """Return *location* with coordinates that depend on it; Intouch looks up the real ones."""
-    given = {name: location[name] for name in location if name not in {"latitude", "longitude"}}
-    number = zlib.crc32(repr(sorted(given.items())).encode())
-    latitude, longitude = number % 18_000 / 100 - 90, number // 18_000 % 36_000 / 100 - 180
-    return {"latitude": latitude, "longitude": longitude, **location}

@@ -8,28 +8,23 @@ the beginning of 2026, so equal runs have equal bodies.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from random import Random
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias, overload
+from typing import Literal, Self, TypeAlias, overload
 
 from aiohttp import web
 
 from .digital_onboarding import DigitalOnboarding
 from .emma import Emma
-from .faults import named
+from .faults import Fault, Match, named
 from .intempt import Intempt
 from .intouch import Intouch
-from .server import VendorServer
+from .server import Arrival, QuotaSpec, Summary, VendorServer
 from .storage import Storage
 from .totango import Totango
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from .faults import Fault, Match
-    from .server import Arrival, QuotaSpec, Summary
-    from .vendor import Vendor
+from .vendor import Vendor
 
 VendorName: TypeAlias = Literal[
     "intouch", "totango", "intempt", "emma", "digital_onboarding", "storage"

@@ -16,25 +16,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from datetime import datetime
+from typing import TypeAlias
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from .faults import Fault, Faults
-from .limits import Rules
-from .vendor import RejectedError, Reply, SandboxRequest, segments_of
+from .limits import Rules, ServerLimit
+from .vendor import RejectedError, Reply, SandboxRequest, Vendor, segments_of
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
-
-    from multidict import CIMultiDictProxy
-
-    from .limits import ServerLimit
-    from .vendor import Vendor
-
-QuotaSpec: TypeAlias = "tuple[float, float] | Callable[[], ServerLimit]"
+QuotaSpec: TypeAlias = tuple[float, float] | Callable[[], ServerLimit]
 """(requests, seconds), or a function that creates the limit of a credential."""
 
 BODY_LIMIT = 64 * 1024

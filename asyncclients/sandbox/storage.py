@@ -6,15 +6,12 @@ body without `Content-Length`. Errors are XML.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from random import Random
 
 from .vendor import RejectedError, Reply, Route, SandboxRequest, Vendor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from random import Random
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from collections.abc import Mapping
+from random import Random
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from msgspec import Meta
 
-from .limits import FixedWindow
+from .limits import FixedWindow, ServerLimit
 from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from random import Random
-
-    from .limits import ServerLimit
 
 WireForm: TypeAlias = Literal["array", "map", "objects"]
 CreateForm: TypeAlias = Literal["note", "flat", "event", "object", "empty"]

@@ -12,22 +12,17 @@ import binascii
 import json
 import math
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
+from datetime import datetime
+from random import Random
+from typing import Any, ClassVar, TypeAlias, cast
 from urllib.parse import unquote
 
 import msgspec
+from multidict import CIMultiDictProxy, MultiDictProxy
 
-from .limits import FixedWindow, SlidingLog, TokenBucket
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
-    from random import Random
-
-    from multidict import CIMultiDictProxy, MultiDictProxy
-
-    from .limits import ServerLimit
+from .limits import FixedWindow, ServerLimit, SlidingLog, TokenBucket
 
 Row: TypeAlias = dict[str, object]
 """A row of a vendor's data: a JSON object."""

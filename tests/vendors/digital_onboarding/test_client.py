@@ -38,7 +38,7 @@ async def test_upsert_creates_and_updates(
     assert second.id == first.id
     assert (second.name_first, second.name_last) == ("Ann", "Lee")
     assert second.extra == {objective: "done", "branch": "12"}
-    assert sandbox.state(DO).completions == {"a@x.org": {objective: "done"}}
+    assert sandbox.state(DO).contacts["a@x.org"][objective] == "done"
 
 
 async def test_batch_separates_new_and_existing_contacts(client: DigitalOnboardingClient) -> None:
