@@ -30,6 +30,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
 from zlib import crc32
@@ -107,14 +108,12 @@ class Journal:
         self._database: sqlite3.Connection
         self._collect = self._take_given
         self._given = Changes(())
-        self._has_changes = False
         self._is_committing = self._maybe_marked = False
         self._closed: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._next_commit_at = 0.0
-        self._renewal: list[Statement] = []
-        self._is_finished = False
+        self._commit_at, self._next_commit_at = inf, 0.0
+        self._renewed: JobIdentity | None = None
         self.failure: StateError | None = None
 
     @classmethod
@@ -146,7 +145,7 @@ class Journal:
             await journal.run(journal._connect)
             check = partial(job.check, new_credential=new_credential, new_map=new_map)
             found = await journal.run(_check_job, journal._database, path, job, check)
-            journal._renewal = [] if found == job else [put_value("job", job)]
+            journal._renewed = None if found == job else job
         except BaseException:
             await journal.aclose()
             raise
@@ -201,13 +200,11 @@ class Journal:
 
     def commit_now(self) -> None:
         """Start a commit: there are changes."""
-        self._has_changes = True
-        self._schedule()
+        self._schedule(self._next_commit_at)
 
     def commit_later(self) -> None:
         """Start a commit soon: there are changes that may be lost in a crash."""
-        if self._timer is None and self.failure is None:
-            self._timer = self._loop.call_later(_COMMIT_DELAY, self.commit_now)
+        self._schedule(self._loop.time() + _COMMIT_DELAY)
 
     def saved(self) -> asyncio.Future[None]:
         """Return a future that is done when all changes are on disk; it may raise `StateError`."""
@@ -220,28 +217,27 @@ class Journal:
 
     async def finish(self) -> None:
         """Save all changes, and a changed credential or map: the run has succeeded with it."""
-        self._is_finished = True
         await self.saved()
+        if self._renewed is not None:
+            await self.on_database(_put_now, "job", self._renewed)
 
     # --- Commits: callbacks, no task, since `asyncio.run` cancels every task at its end ---
 
-    def _schedule(self) -> None:
-        """Schedule a commit, unless one is running: `_on_committed` calls this again."""
-        if self._has_changes and not self._is_committing and self.failure is None:
-            self._is_committing = True
-            # Later changes of this iteration of the loop are part of the same commit.
-            delay = max(0.0, self._next_commit_at - self._loop.time())
-            self._loop.call_later(delay, self._commit)
+    def _schedule(self, when: float) -> None:
+        """Start a commit at *when* or, if one is running then, after it."""
+        if when < self._commit_at and self.failure is None:
+            self._commit_at = when
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._is_committing:
+                # Later changes of this iteration of the loop are part of the same commit.
+                self._timer = self._loop.call_at(when, self._commit)
 
     def _commit(self) -> None:
-        self._has_changes = False
-        self._stop_timer()
+        self._is_committing, self._commit_at = True, inf
         waiters, self._waiters = self._waiters, []
         try:
             changes = self._collect()
-            if self._is_finished and self._renewal:
-                changes = Changes([*changes.statements, *self._renewal], changes.before)
-                self._renewal = []
             commit = self._in_thread(_write, self._database, self.path, changes)
         except BaseException as error:
             self._on_committed(waiters, error)
@@ -270,32 +266,27 @@ class Journal:
             self._waiters = []
         self._next_commit_at = self._loop.time() + _COMMIT_INTERVAL
         self._is_committing = False
+        when, self._commit_at = self._commit_at, inf
         for waiter in waiters:
             if self.failure is None and not waiter.done():
                 waiter.set_result(None)
             elif self.failure is not None and not waiter.done():
                 waiter.set_exception(self.failure)
                 waiter.exception()  # avoids asyncio's warning; `saved` raises it again
-        self._schedule()
+        self._schedule(max(when, self._next_commit_at))
         self._disconnect_if_closing()
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     async def aclose(self) -> None:
         """Commit pending changes and release the file, also when cancelled. Idempotent."""
         if self._closed is None:
             self._closed = self._loop.create_future()
-            if self._timer is not None:
-                self._stop_timer()
+            if self._commit_at < inf:
                 self.commit_now()
             self._disconnect_if_closing()
         await finish_before_cancel(self._closed)
 
     def _disconnect_if_closing(self) -> None:
-        if self._closed is None or self._is_committing:
+        if self._closed is None or self._is_committing or self._commit_at < inf:
             return
         self._is_committing = True  # no further commit starts
         self.failure = self.failure or StateError(f"{self.path} is closed", file=str(self.path))
