@@ -85,7 +85,7 @@ class ScopePool:
         self._closing = asyncio.Lock()
         self._eviction: IdleSweep | None = None
         self._evicting: set[asyncio.Task[None]] = set()
-        self._evicted: set[str] = set()
+        self._opened_at = 0.0
 
     async def __aenter__(self) -> Self:
         self.bind()
@@ -151,7 +151,7 @@ class ScopePool:
                 advice="Use it inside a coroutine that asyncio.run() runs",
             ) from None
         if self._loop is None:
-            self._loop = loop
+            self._loop, self._opened_at = loop, loop.time()
             emit(self._listeners, PoolOpened(stats=self.stats))
         elif loop is not self._loop:
             raise self._wrong_loop()
@@ -184,13 +184,14 @@ class ScopePool:
     ) -> tuple[Scheduler, ScopeEvents]:
         """Return the scheduler and the events of a new scope; the sweep for idle ones is started."""
         loop, events = self.bind(), ScopeEvents(self._listeners, vendor, key)
-        # A shared store knows what was sent before the start.
-        known = self._limits is not None or key in self._evicted
+        now, longest = loop.time(), max((quota.period for quota in quotas), default=1.0)
+        # A shared store knows what was sent before the start; later it does not matter.
+        known = self._limits is not None or now > self._opened_at + longest
         local = Limiter(
             quotas,
             admission=self._admission,
             cold_start="empty" if known else self._cold_start,
-            now=loop.time(),
+            now=now,
             wall_time=wall_clock(loop),
         )
         local.external.on_change = events.on_external_usage
@@ -206,7 +207,7 @@ class ScopePool:
             )
         if self._eviction is None:
             self._eviction = IdleSweep(loop, self._evict)
-        self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
+        self._eviction.watch(longest)
         return scheduler, events
 
     def _evict(self, now: float) -> bool:
@@ -223,11 +224,8 @@ class ScopePool:
         return bool(self._scopes)
 
     def _close_evicted(self, scope: Scope, *, shares_quota: bool) -> None:
-        if not shares_quota:
-            if self._shared is not None:
-                self._shared.forget(scope.scheduler.limiter)
-            elif self._cold_start == "full":
-                self._evicted.add(scope.key)
+        if not shares_quota and self._shared is not None:
+            self._shared.forget(scope.scheduler.limiter)
         # In an empty context: the timer has the context of the call that started it.
         closing = scope.aclose(shares_quota=shares_quota)
         task = asyncio.get_running_loop().create_task(closing, context=Context())

@@ -331,17 +331,20 @@ async def test_whatever_can_send_keeps_its_scope() -> None:
         assert pool.stats() == ()
 
 
-async def test_evicted_scope_does_not_start_cold_again() -> None:
-    """`cold_start="full"` applies once: an evicted scope does not start cold again."""
+async def test_scope_starts_cold_only_in_the_first_period_of_its_pool() -> None:
+    """`cold_start="full"` is about calls before the start: a later scope does not wait for them."""
     async with SessionPool(cold_start="full") as pool:
 
-        def client() -> ToyClient:
-            return ToyClient(pool, quotas=(Quota(2, 30.0),))
+        def client(url: str) -> ToyClient:
+            return ToyClient(pool, base_url=url, quotas=(Quota(2, 30.0),))
 
-        assert client().eta() == pytest.approx(30.0)
-        await asyncio.sleep(100.0)
+        assert client("https://a.example/").eta() == pytest.approx(30.0)
+        await asyncio.sleep(20.0)
+        assert client("https://b.example/").eta() == pytest.approx(30.0)
+        await asyncio.sleep(80.0)
         assert pool.stats() == ()
-        assert client().eta() == 0.0
+        assert client("https://a.example/").eta() == 0.0
+        assert client("https://c.example/").eta() == 0.0
 
 
 async def test_cancelled_aclose_finishes_an_eviction(monkeypatch: pytest.MonkeyPatch) -> None:
