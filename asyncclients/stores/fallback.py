@@ -70,23 +70,16 @@ _LOG_INTERVAL = 150.0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """The membership of a process for a scope, according to the last response.
+    """The membership of a process for a scope, according to the last response."""
 
-    Attributes:
-        member_count: number of members, this process included.
-        start, size: this process's block of the quota.
-        due_at: loop instant by which the store expects the next request.
-        until: loop instant from which the block may be reassigned.
-    """
-
-    member_count: int
-    start: int
-    size: int
-    due_at: float
-    until: float
+    member_count: int = 0  # this process included
+    start: int = 0  # of this process's block of the quota
+    size: int = 0  # of the block
+    due_at: float = -math.inf  # loop instant by which the store expects the next request
+    until: float = -math.inf  # loop instant from which the block may be reassigned
 
 
-NO_MEMBERS = Membership(member_count=0, start=0, size=0, due_at=-math.inf, until=-math.inf)
+NO_MEMBERS = Membership()
 
 
 class FallbackPolicy:

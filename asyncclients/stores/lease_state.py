@@ -62,17 +62,11 @@ _CROWD = 100
 
 
 class Wait(NamedTuple):
-    """When the next request for a demand is sent.
+    """When the next request for a demand is sent."""
 
-    Attributes:
-        until: loop instant of the request.
-        name: the name of the quota that decides.
-        delay: that quota, and when it opens at the earliest.
-    """
-
-    until: float
-    name: str
-    delay: Delay
+    until: float  # loop instant of the request
+    name: str  # the name of the quota that decides
+    delay: Delay  # that quota, and when it opens at the earliest
 
     @property
     def group(self) -> str:

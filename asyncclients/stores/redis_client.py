@@ -79,14 +79,10 @@ ACL_RIGHTS = (
 
 
 class Address(NamedTuple):
-    """The parts of a store's URL; see `RedisLimits`.
-
-    Attributes:
-        kind: "cluster", "sentinel" or "" for a single server.
-    """
+    """The parts of a store's URL; see `RedisLimits`."""
 
     scheme: str
-    kind: str
+    kind: str  # "cluster", "sentinel" or "" for a single server
     login: Secret
     hosts: tuple[tuple[str, int | None], ...]
     path: str
@@ -310,21 +306,13 @@ class Script:
 
 
 class ServerFacts(NamedTuple):
-    """What a server reports about itself.
+    """What a server reports about itself."""
 
-    Attributes:
-        server: Redis or Valkey.
-        version: its own version.
-        is_too_old: it lacks commands that the store needs.
-        policy: its maxmemory-policy.
-        max_memory: bytes; 0 for no limit.
-    """
-
-    server: str
+    server: str  # Redis or Valkey
     version: str
-    is_too_old: bool
-    policy: str
-    max_memory: int
+    is_too_old: bool  # it lacks commands that the store needs
+    policy: str  # its maxmemory-policy
+    max_memory: int  # bytes; 0 for no limit
 
     @property
     def may_evict(self) -> bool:
