@@ -63,14 +63,7 @@ class Crowd:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def _session(self, name: int) -> StoreSession:
-        config = StoreConfig(
-            process=f"w{name}",
-            display_name="memory",
-            when_down="safe_share",
-            lease=0.1,
-            timeout=0.5,
-            assume_spent=False,
-        )
+        config = StoreConfig(process=f"w{name}", display_name="memory")
         session = StoreSession(self.store, config)
         session._log.vendors = self._scopes  # all keys, not only the simulated ones
         return session

@@ -68,8 +68,6 @@ class Store(MemoryStore):
         config = StoreConfig(
             process=f"program-{self.sessions}",
             display_name="memory",
-            when_down="safe_share",
-            lease=0.1,
             timeout=self.timeout,
             assume_spent=cold,
         )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from asyncclients.core.vendor import Vendor
-    from asyncclients.ratelimit.control import ControlChange
+    from asyncclients.ratelimit.control import Control
     from asyncclients.ratelimit.long_waits import LongWait
     from asyncclients.ratelimit.scheduler import Scheduler
     from asyncclients.secret import Secret
@@ -269,14 +269,13 @@ class ScopeEvents:
         seconds, cause = span_text(wait.seconds), wait.delay.cause
         logger.warning(text, self.vendor, self.scope, wait.calls, calls, seconds, cause, advice)
 
-    def on_control(self, change: ControlChange) -> None:
+    def on_control(self, before: Control, now: Control, held_for: float) -> None:
         """An operator has paused the scope, resumed it or set its quotas, in all processes."""
-        before, now = change.before, change.now
         name = f"{self.vendor} (scope {self.scope:.4})"
         if now.pause is not None and now.pause != before.pause:
             text = "%s: %s; calls wait in all processes. asyncclients limits resume %.8s ends it"
             logger.warning(text, name, now.pause, self.scope)
-            self._emit(ScopePaused, seconds=change.held_for, by=now.pause.by)
+            self._emit(ScopePaused, seconds=held_for, by=now.pause.by)
         elif before.pause is not None and now.pause is None:
             logger.warning("%s: the pause set by %s is over", name, before.pause.by)
             self._emit(ScopeResumed)

@@ -75,19 +75,6 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 NO_CONTROL = Control()
 
 
-class ControlChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A change by an operator.
-
-    Attributes:
-        before, now: the settings before and after.
-        held_for: seconds until the pause that is set now ends; 0 without one.
-    """
-
-    before: Control
-    now: Control
-    held_for: float
-
-
 def span_text(seconds: float) -> str:
     """Return a duration of *seconds* in words, as in `7 h 30 min`."""
     if seconds == math.inf:

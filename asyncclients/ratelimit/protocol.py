@@ -8,7 +8,7 @@ calls `dispatch` of the scheduler when something has changed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from asyncclients.ratelimit.quota import ONE, Demand
 
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asyncclients.errors import AsyncClientsError
-    from asyncclients.ratelimit.control import ControlChange
+    from asyncclients.ratelimit.control import Control
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Delay, Limiter, LimiterState
     from asyncclients.ratelimit.quota import Priority, Quota
     from asyncclients.ratelimit.slots import Permit
+
+
+ControlCallback: TypeAlias = "Callable[[Control, Control, float], None]"
 
 
 class LimiterProtocol(Protocol):
@@ -83,12 +86,13 @@ class SharedLimiterFactory(Protocol):
         queue: BacklogProtocol,
         *,
         vendor: str = "",
-        on_control: Callable[[ControlChange], None] | None = None,
+        on_control: ControlCallback | None = None,
     ) -> LimiterProtocol:
         """Return the limiter of scope *key*. It obeys *local* as well, and serves *queue*.
 
         *vendor* names the scope in log lines and in the store. *on_control* is called when an
-        operator pauses the scope, resumes it or sets its quotas.
+        operator pauses the scope, resumes it or sets its quotas: with the settings before and
+        now, and the seconds until the pause ends.
         """
         ...
 

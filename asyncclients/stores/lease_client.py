@@ -13,16 +13,13 @@ from contextvars import Context
 from typing import TYPE_CHECKING
 
 from asyncclients.errors import ConfigurationError, error_text
-from asyncclients.ratelimit.control import ControlChange
 from asyncclients.ratelimit.quota import ONE, Demand
 from asyncclients.ratelimit.timer import Timer
 from asyncclients.stores.clock import SECOND
 from asyncclients.stores.protocol import LeaseRequest, StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from asyncclients.ratelimit.protocol import BacklogProtocol
+    from asyncclients.ratelimit.protocol import BacklogProtocol, ControlCallback
     from asyncclients.ratelimit.quota import Priority
     from asyncclients.stores.lease_state import LeaseState, Wait
     from asyncclients.stores.protocol import Backend
@@ -42,7 +39,7 @@ class LeaseClient:
         state: LeaseState,
         queue: BacklogProtocol,
         backend: Backend,
-        on_control: Callable[[ControlChange], None] | None = None,
+        on_control: ControlCallback | None = None,
     ) -> None:
         self.state, self._queue, self._backend = state, queue, backend
         self._on_control = on_control
@@ -132,10 +129,7 @@ class LeaseClient:
             control = state.control
             wait = state.apply(request, response, demand, sent_at, self._loop.time())
             if self._on_control is not None and state.control != control:
-                held_for = response.held / SECOND
-                self._on_control(
-                    ControlChange(before=control, now=state.control, held_for=held_for)
-                )
+                self._on_control(control, state.control, response.held / SECOND)
             self._refuse_late(request, demand, wait)
         except StoreUnavailableError as error:
             self._on_outage(request, demand, sent_at, error)

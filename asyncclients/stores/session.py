@@ -16,11 +16,8 @@ from asyncclients.stores.lease_state import LeaseState
 from asyncclients.stores.limiter import SharedLimiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from asyncclients.ratelimit.control import ControlChange
     from asyncclients.ratelimit.limiter import Limiter
-    from asyncclients.ratelimit.protocol import BacklogProtocol, LimiterProtocol
+    from asyncclients.ratelimit.protocol import BacklogProtocol, ControlCallback, LimiterProtocol
     from asyncclients.stores.protocol import Backend
 
 
@@ -66,7 +63,7 @@ class StoreSession:
         queue: BacklogProtocol,
         *,
         vendor: str = "",
-        on_control: Callable[[ControlChange], None] | None = None,
+        on_control: ControlCallback | None = None,
     ) -> SharedLimiter:
         """Return a limiter for scope *key* that obeys *local* as well and serves *queue*."""
         self._log.vendors[key] = vendor

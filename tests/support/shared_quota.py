@@ -99,14 +99,7 @@ class MemoryStore:
         pass
 
 
-CONFIG = StoreConfig(
-    process="a",
-    display_name="memory",
-    when_down="safe_share",
-    lease=0.1,
-    timeout=0.5,
-    assume_spent=False,
-)
+CONFIG = StoreConfig(process="a", display_name="memory")
 """The configuration of a pool on a store in memory."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
 from asyncclients.stores.session import StoreSession
@@ -53,14 +55,7 @@ class Store:
 
     def seen_by(self, process: str) -> SeenStore:
         """What *process* gives its pool."""
-        config = StoreConfig(
-            process=process,
-            display_name="memory",
-            when_down=self._plan.when_down,
-            lease=0.1,
-            timeout=self._backend.timeout,
-            assume_spent=False,
-        )
+        config = StoreConfig(process=process, display_name="memory", when_down=self._plan.when_down)
         return SeenStore(_Named(self._backend, self._names), config)
 
     def bury(self, process: str) -> None:
@@ -93,12 +88,4 @@ class SeenStore:
 
     def open(self, *, cold: bool) -> StoreSession:
         """Return a session for one pool."""
-        config = StoreConfig(
-            process=self._config.process,
-            display_name=self._config.display_name,
-            when_down=self._config.when_down,
-            lease=self._config.lease,
-            timeout=self._config.timeout,
-            assume_spent=cold,
-        )
-        return StoreSession(self._backend, config)
+        return StoreSession(self._backend, replace(self._config, assume_spent=cold))
