@@ -22,6 +22,8 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from asyncclients import AsyncClientsError
+from asyncclients.backfill.state import identity
+from asyncclients.core.call import ClientConfig
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores.file_tokens import FileTokens
 from tests.hardening.simulation.scenarios import set_scene
@@ -44,11 +46,14 @@ _DISK: Final = next((path for path in ("/dev/shm",) if Path(path).is_dir()), Non
 """In memory, if the system supports it: no test here needs a real disk."""
 
 
-def _one_origin(_: str) -> str:
-    return ""
+_ACCOUNT: Final = identity._account  # pyright: ignore[reportPrivateUsage]
 
 
-_ONE_ORIGIN = patch("asyncclients.backfill.state.identity._origin", new=_one_origin)
+def _without_origin(config: ClientConfig | None) -> dict[str, str]:
+    return _ACCOUNT(config) | {"origin": ""}
+
+
+_ONE_ORIGIN = patch.object(identity, "_account", new=_without_origin)
 """Each process reaches the vendors through its own proxy, so one job has several addresses."""
 
 
