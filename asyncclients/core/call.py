@@ -360,8 +360,9 @@ class Call(Generic[T]):
         return decide_failure(self._request, outcome, kind, self._state, config.policy)
 
     def _kind_of(self, outcome: Outcome) -> ResponseKind:
-        is_response = isinstance(outcome, Response)
-        return self._config.vendor.classify(outcome) if is_response else ResponseKind.FAILURE
+        if isinstance(outcome, Response):
+            return self._config.vendor.classify(outcome)
+        return ResponseKind.FAILURE
 
     def _on_rate_limited(self, outcome: Response) -> None:
         permit = self._attempt.permit

@@ -446,10 +446,10 @@ def _fits_of_union(kinds: Sequence[inspect.Type]) -> Fits:
 
 
 def _integer(value: float | str) -> Any:
-    if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) < _LARGEST_EXACT else value
-    whole = _INTEGER.fullmatch(value)
-    return int(whole[1]) if whole else value
+    if isinstance(value, str):
+        whole = _INTEGER.fullmatch(value)
+        return int(whole[1]) if whole else value
+    return int(value) if value.is_integer() and abs(value) < _LARGEST_EXACT else value
 
 
 def _float(value: str) -> Any:

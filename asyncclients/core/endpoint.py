@@ -138,7 +138,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
             body=body,
             idempotent=self.idempotent if idempotent is None else idempotent,
             headers=headers,
-            given=given if given is not None and isinstance(given, msgspec.Struct) else None,
+            given=given if isinstance(given, msgspec.Struct) else None,
         )
 
     def check_argument(self, given: object, takes: type[msgspec.Struct] | None = None) -> None:
