@@ -2,7 +2,9 @@
 
 `decode` raises nothing but `DecodeError`, whatever the server sends. Types with a wire form
 of their own (an id that may be a number or text, a time with a prefix) have `from_wire` and
-`to_wire`; msgspec handles all others.
+`to_wire`; msgspec handles all others. If such a type has `accepts_empty = True`, its
+`from_wire` gets None for an empty body. Its `wire_fields` are the JSON fields of a result: a
+body with `error` and none of them is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from math import isfinite
 from types import NoneType
-from typing import Any, Protocol, Self, cast, get_origin, runtime_checkable
+from typing import Any, Self, cast, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -36,19 +38,6 @@ _KEY = re.compile(rb'\A\s*"[0-9]*"\s*:')
 
 JsonObject = dict[str, Any]
 """A free-form JSON object."""
-
-
-@runtime_checkable
-class WireForm(Protocol):
-    """A type with a wire form of its own.
-
-    If `accepts_empty` is true, `from_wire` gets None for an empty body. `wire_fields` are
-    the JSON fields of a result: a body with `error` and none of them is an error.
-    """
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self: ...
-    def to_wire(self) -> Any: ...
 
 
 class ExactId(str):

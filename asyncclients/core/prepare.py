@@ -210,15 +210,10 @@ def raw_request(
     )
 
 
-@lru_cache(maxsize=128)
-def _decoder(returns: Any) -> object:
-    return msgspec.json.Decoder(returns)
-
-
 def _is_decodable(returns: Any) -> bool:
     """Return True if a response can be decoded as *returns*; checked before anything is sent."""
     try:
-        _decoder(returns)
+        codec.decoder(returns)
     except (TypeError, NameError, AttributeError):
         return False
     return True

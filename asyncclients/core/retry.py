@@ -19,7 +19,7 @@ import backoff
 import msgspec
 
 from asyncclients.arguments import check_count, check_seconds
-from asyncclients.core.endpoint import NoResponse, Outcome, Request, Response
+from asyncclients.core.endpoint import NoResponse, Outcome, Request
 from asyncclients.core.vendor import ResponseKind
 from asyncclients.errors import ConfigurationError
 
@@ -162,31 +162,16 @@ def decide_failure(
 ) -> Decision:
     """Return the next step after *outcome*, which is no success; a response is of *kind*."""
     if isinstance(outcome, NoResponse):
-        return _decide_no_response(request, outcome, state, policy)
-    if kind is ResponseKind.RATE_LIMITED:
+        if outcome.sent == "maybe" and not request.idempotent:
+            return Decision.OUTCOME_UNKNOWN
+        is_retryable = not outcome.final
+    elif kind is ResponseKind.RATE_LIMITED:
         return Decision.RETRY_AFTER_PAUSE if state.may_retry_rate_limit(policy) else Decision.FAIL
-    return _decide_response(request, outcome, state, policy)
-
-
-def _decide_no_response(
-    request: Request[object], outcome: NoResponse, state: RetryState, policy: RetryPolicy
-) -> Decision:
-    if outcome.sent == "maybe" and not request.idempotent:
-        return Decision.OUTCOME_UNKNOWN
-    return (
-        Decision.RETRY if state.may_retry_failure(policy) and not outcome.final else Decision.FAIL
-    )
-
-
-def _decide_response(
-    request: Request[object], outcome: Response, state: RetryState, policy: RetryPolicy
-) -> Decision:
-    if outcome.status == 404 and request.endpoint.method == "DELETE" and state.maybe_executed:
+    elif outcome.status == 404 and request.endpoint.method == "DELETE" and state.maybe_executed:
         return Decision.ALREADY_DELETED
-    if outcome.status in _NOT_CARRIED_OUT:
-        return Decision.RETRY if state.may_retry_failure(policy) else Decision.FAIL
-    if outcome.status not in _TRANSIENT:
-        return Decision.FAIL
-    if not request.idempotent:
-        return Decision.OUTCOME_UNKNOWN if outcome.status in _RESPONSE_LOST else Decision.FAIL
-    return Decision.RETRY if state.may_retry_failure(policy) else Decision.FAIL
+    elif outcome.status in _RESPONSE_LOST and not request.idempotent:
+        return Decision.OUTCOME_UNKNOWN
+    else:
+        is_transient = outcome.status in _TRANSIENT and request.idempotent
+        is_retryable = is_transient or outcome.status in _NOT_CARRIED_OUT
+    return Decision.RETRY if is_retryable and state.may_retry_failure(policy) else Decision.FAIL
