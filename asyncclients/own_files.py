@@ -170,20 +170,22 @@ SQLITE_SUFFIXES = tuple(_BEGINNINGS)
 
 
 def foreign_companions(database: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the files of other programs that SQLite would overwrite for *database*, and why."""
+    """Yield the files of other programs that SQLite would overwrite for *database*, and why.
+
+    Not for a database that this process has opened: SQLite would lose its locks.
+    """
     for suffix, beginnings in _BEGINNINGS.items():
         path = database.with_name(database.name + suffix)
         try:
-            descriptor = open_own(path, os.O_RDONLY)
+            with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+                start = file.read(4)
         except FileNotFoundError:
             continue
         except OSError as error:
             yield path, error.strerror or str(error)
-            continue
-        start = os.read(descriptor, 4)
-        os.close(descriptor)
-        if start and not any(each.startswith(start) for each in beginnings):
-            yield path, "is not a file of SQLite"
+        else:
+            if start and not any(each.startswith(start) for each in beginnings):
+                yield path, "is not a file of SQLite"
 
 
 # --- Threads ----------------------------------------------------------------------------
@@ -411,15 +413,10 @@ def _range_lock() -> bytes:
 
 
 def _pid_in(path: Path) -> int | None:
-    try:
-        descriptor = open_own(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        found = _MARK.fullmatch(os.read(descriptor, 64))
-    finally:
-        os.close(descriptor)
-    return int(found[1]) if found else None
+    with suppress(OSError), os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+        found = _MARK.fullmatch(file.read(64))
+        return int(found[1]) if found else None
+    return None
 
 
 def _in_use(state: Path, pid: int | None) -> StateInUseError:
@@ -443,11 +440,9 @@ def check_apart(state: Path, others: Iterable[Path], role: str) -> None:
     """Raise `InputError` if one of *others*, the *role* of the job, is a file of *state*."""
     for other, mine in product(others, files_of_state(state)):
         if are_same(other, mine):
-            problem = (
-                "cannot be its state file"
-                if mine.name == state.name
-                else f"is a file of its state {state}"
-            )
+            problem = "cannot be its state file"
+            if mine.name != state.name:
+                problem = f"is a file of its state {state}"
             raise InputError(
                 f"{other} is {role} of this job and {problem}",
                 file=str(other),

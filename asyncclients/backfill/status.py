@@ -125,9 +125,10 @@ def _reading(path: Path) -> Generator[_State]:
     if not path.is_file():
         problem = "is a directory" if path.is_dir() else "does not exist"
         raise StateMismatchError(f"{path} {problem}", file=str(path))
-    check_companions(path)
     try:
         running = holder_of(path)
+        if running != os.getpid():
+            check_companions(path)
         if running is not None and not log_path(path).exists():
             raise StateInUseError(
                 f"{path} is a hard link to a state in use under another name, where its -wal file "

@@ -116,6 +116,23 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists the locks of files")
+async def test_status_keeps_the_locks_of_a_job_in_the_same_process(state: Path) -> None:
+    """SQLite holds the same locks on the files of a state after its status was read."""
+    journal = await Journal.open(state, JOB)
+    files = [f":{path.stat().st_ino} " for path in state.parent.iterdir()]
+
+    def locks() -> list[str]:
+        lines = [line.partition(":")[2] for line in Path("/proc/locks").read_text().splitlines()]
+        return sorted(line for line in lines if any(file in line for file in files))
+
+    before = locks()
+    assert len(before) > 2
+    assert read_status(state).running == os.getpid()
+    assert locks() == before
+    await journal.aclose()
+
+
 @LINKS
 def test_lock_of_another_process_follows_other_names(state: Path, how: str) -> None:
     """Another process cannot use the state under any of its names, and `status` shows that it runs."""
