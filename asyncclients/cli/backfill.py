@@ -23,9 +23,8 @@ from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import (
     Job,
     Result,
+    check,
     check_credentials,
-    check_files,
-    check_names,
     read_jobs,
     run_all,
     run_job,
@@ -121,10 +120,8 @@ def _check_order(command: str, target: str, file: Path) -> None:
 
 
 async def _run(job: Job, output: Output) -> int:
-    check_names(job)
-
     async def once() -> int:
-        await check_files(job)
+        await check(job)
         (result,) = await _run_here([job], output)
         if isinstance(result, BaseException):
             raise result
@@ -197,8 +194,7 @@ async def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
     """Check names, arguments and files of all *jobs* before the first one starts."""
     for job in jobs:
         try:
-            check_names(job)
-            await check_files(job)
+            await check(job)
         except ValueError as bad:
             raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
 

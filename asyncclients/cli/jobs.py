@@ -177,11 +177,6 @@ def _written(job: Job) -> list[Path]:
     return found
 
 
-def check_names(job: Job) -> None:
-    """Raise `ValueError` if the vendor, operation or arguments of *job* are wrong or missing."""
-    _prepare(job, Clients())
-
-
 def check_credentials(jobs: Iterable[Job]) -> None:
     """Raise `ConfigurationError`, naming each variable of *jobs* that is missing or unusable."""
     clients, found = Clients(SessionPool()), list[ConfigurationError]()
@@ -197,11 +192,12 @@ def check_credentials(jobs: Iterable[Job]) -> None:
         )
 
 
-async def check_files(job: Job) -> None:
-    """Raise `InputError` if a file or column of *job* is unusable; needs no credentials.
+async def check(job: Job) -> None:
+    """Raise `ValueError` if names, arguments, files or columns of *job* are unusable.
 
-    A named pipe is not opened, because it can be read only once.
+    It needs no credentials. A named pipe is not opened, because it can be read only once.
     """
+    _prepare(job, Clients())
     if isinstance(job.options, PullOptions):
         open_sink(job.file)
         check_apart(job.state, FileSink(target_of(job.file)).files, "the result")

@@ -12,12 +12,13 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from textwrap import wrap
+from dataclasses import dataclass
 from typing import Self, TypeVar
 
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.text import Text
 
 from asyncclients.backfill import Progress
@@ -41,6 +42,13 @@ _MIN_BAR_CELLS = 8
 """Cells that a bar keeps if a name would need them."""
 
 
+@dataclass
+class _Job:
+    printed_at: float
+    state: Progress | None = None
+    failure: str = ""
+
+
 class ProgressDisplay:
     """Shows the progress of jobs while its `with` block is open; nothing if it is *quiet*.
 
@@ -59,9 +67,7 @@ class ProgressDisplay:
         self._quiet, self._clock = quiet, clock
         self._started_at = clock()
         self._lines = 0
-        self._jobs: dict[str, Progress | None] = {}
-        self._printed_at: dict[str, float] = {}
-        self._failures: dict[str, str] = {}
+        self._jobs: dict[str, _Job] = {}
         self._live: Live | None = None
         console = _terminal() if console is None else console
         self._is_utf8 = console is not None and console.encoding.startswith("utf")
@@ -70,7 +76,7 @@ class ProgressDisplay:
                 console=console,
                 auto_refresh=False,
                 redirect_stdout=False,  # the report may go to a file
-                get_renderable=lambda: Group(*self.bars(console.width)),
+                get_renderable=lambda: self.bars(console.width),
             )
 
     def __enter__(self) -> Self:
@@ -84,14 +90,13 @@ class ProgressDisplay:
     def job(self, name: str) -> Callable[[Progress], None]:
         """Return a `progress=` callback that shows a job as *name*."""
         name = encodable(name)
-        self._jobs[name] = None
-        self._printed_at[name] = self._started_at
+        job = self._jobs[name] = _Job(self._started_at)
 
         def show(progress: Progress) -> None:
-            self._jobs[name] = progress
+            job.state = progress
             if self._live is not None:
                 self._draw(self._refresh)
-            elif not self._quiet and self._is_due(name):
+            elif not self._quiet and self._is_due(job):
                 say(f"{name}: {progress_text(progress)}", sys.stderr)
 
         return show
@@ -102,26 +107,23 @@ class ProgressDisplay:
             return await work
         except Exception as failure:
             if len(self._jobs) > 1:
-                reason = self._failures[encodable(name)] = _short(str(failure))
+                job = self._jobs[encodable(name)]
+                job.failure = _short(str(failure))
                 if self._live is not None:
                     self._draw(self._refresh)
                 elif not self._quiet:
-                    say(f"{encodable(name)}: failed: {reason}", sys.stderr)
+                    say(f"{encodable(name)}: failed: {job.failure}", sys.stderr)
             raise
 
-    # --- Lines ------------------------------------------------------------------------
-
-    def _is_due(self, name: str) -> bool:
-        """Return whether a line of the job *name* is due; if so, count it."""
-        now, last = self._clock(), self._printed_at[name]
+    def _is_due(self, job: _Job) -> bool:
+        """Return whether a line of *job* is due; if so, count it."""
+        now, last = self._clock(), job.printed_at
         pause = max(_MIN_PAUSE, _PAUSE_SHARE * len(self._jobs) * (last - self._started_at))
         if now - last < pause or self._lines >= _MAX_LINES:
             return False
-        self._printed_at[name] = now
+        job.printed_at = now
         self._lines += 1
         return True
-
-    # --- Bars -------------------------------------------------------------------------
 
     def _refresh(self) -> None:
         if self._live is not None:
@@ -140,41 +142,27 @@ class ProgressDisplay:
                 with suppress(OSError, ValueError):
                     live.stop()
 
-    def bars(self, width: int) -> list[Text]:
+    def bars(self, width: int) -> Group:
         """Return the bar of each job, with its notes below it if there are any."""
-        shown = {
-            name: state
-            for name, state in self._jobs.items()
-            if state is not None or name in self._failures
-        }
-        facts = {
-            name: ("", "", "failed") if name in self._failures or state is None else _facts(state)
-            for name, state in shown.items()
-        }
+        jobs = {name: job for name, job in self._jobs.items() if job.state or job.failure}
+        facts = {name: _facts(job) for name, job in jobs.items()}
         columns = [max(map(len, column)) for column in zip(*facts.values(), strict=True)]
         left = width - sum(columns) - 2 * len(columns) - 1 - _MIN_BAR_CELLS
-        longest = max(map(cell_len, shown), default=0)
+        longest = max(map(cell_len, jobs), default=0)
         names = min(_NAME_CELLS, longest, max(width // 4, left))
-        lines: list[Text] = []
-        for name, state in shown.items():
+        lines: list[RenderableType] = []
+        for name, job in jobs.items():
             cells = [fact.rjust(size) for fact, size in zip(facts[name], columns, strict=True)]
             right = "  ".join(cells)
-            room = width - names - len(right) - 3
-            bar = _bar(state, min(room, _BAR_CELLS), is_utf8=self._is_utf8)
-            title = set_cell_size(name, names)
-            if cell_len(name) > names and self._is_utf8:
-                title = set_cell_size(name, names - 1) + "…"
-            lines.append(Text.assemble(title, " ", bar, "  ", right))
-            failure = self._failures.get(name)
-            notes = [failure] if failure or state is None else _notes(state)
-            indent = " " * (names + 1)
-            text = ", ".join(filter(None, notes))
-            lines += (
-                Text(indent + part, style="dim") for part in wrap(text, max(1, width - names - 1))
-            )
-        for line in lines:
+            title = Text(name)
+            title.truncate(names, overflow="ellipsis" if self._is_utf8 else "crop", pad=True)
+            room = min(width - names - len(right) - 3, _BAR_CELLS)
+            line = Text.assemble(title, " ", _bar(job.state, room, is_utf8=self._is_utf8))
+            line.append(f"  {right}")
             line.no_wrap, line.overflow = True, "crop"
-        return lines
+            notes = job.failure or (", ".join(_notes(job.state)) if job.state else "")
+            lines += [line, Padding(Text(notes, "dim"), (0, 0, 0, names + 1))] if notes else [line]
+        return Group(*lines)
 
 
 def _terminal() -> Console | None:
@@ -197,8 +185,11 @@ def _bar(state: Progress | None, cells: int, *, is_utf8: bool) -> Text:
     return Text.assemble((filled * full, "green"), (rest * (cells - full), "dim"))
 
 
-def _facts(state: Progress) -> tuple[str, str, str]:
+def _facts(job: _Job) -> tuple[str, str, str]:
     """Return what stands beside the bar: the rows, the rate and the remaining time."""
+    state = job.state
+    if job.failure or state is None:
+        return "", "", "failed"
     rows = f"{state.done:,}" + ("" if state.total is None else f"/{state.total:,}")
     if state.waiting:
         left = "waiting"

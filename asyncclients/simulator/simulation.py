@@ -11,7 +11,7 @@ yet. The backlog never ends.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -68,7 +68,7 @@ class Simulation:
         random: source of all random numbers of the run.
     """
 
-    limiter: LimiterProtocol
+    limiter: InitVar[LimiterProtocol]
     server: ServerLimit
     latency: Latency
     workers: int
@@ -76,11 +76,11 @@ class Simulation:
     retry_after: bool
     random: Random
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, limiter: LimiterProtocol) -> None:
         self.split = self.random.random()
         self.record = Record()
         self.loop = SimulatedLoop()
-        self.scheduler = Scheduler(self.limiter, self.loop.as_loop)
+        self.scheduler = Scheduler(limiter, self.loop.as_loop)
 
     def run(self, seconds: float) -> Record:
         """Simulate *seconds* and return what happened."""

@@ -57,9 +57,17 @@ def drawn(jobs: Mapping[str, Progress], width: int, **options: object) -> str:
     with ProgressDisplay(console=console) as display:
         for name, state in jobs.items():
             display.job(name)(state)
-        lines = display.bars(width)
+        shown = plain(display, width)
     assert file.getvalue()
-    return "\n".join(line.plain.rstrip() for line in lines)
+    return shown
+
+
+def plain(display: ProgressDisplay, width: int) -> str:
+    """The bars of *display* on *width* cells, without colours."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(display.bars(width))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
@@ -135,7 +143,7 @@ async def test_failure_of_a_job_is_shown_while_others_run(
                 display.job(name)
             with pytest.raises(StateError):
                 await display.showing_failure(others[0] if others else "a", fail())
-            shown = "\n".join(line.plain for line in display.bars(80)) if bars else ""
+            shown = plain(display, 80) if bars else ""
             shown += capsys.readouterr().err
             assert ("the state belongs to another job" in shown) is bool(others)
             assert ("failed" in shown.replace("2 failed", "")) is bool(others)
