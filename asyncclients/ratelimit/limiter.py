@@ -209,8 +209,7 @@ class Limiter:
             for key in demand.quotas(self.quotas):
                 groups.setdefault(key[0], []).append(self._window(key, now))
             windows = tuple(window for group in groups.values() for window in group)
-            unknown = (math.inf,) * len(windows)
-            taken = self._taken[demand] = Taken(demand.cost, windows, groups, unknown)
+            taken = self._taken[demand] = Taken(demand.cost, windows, groups)
         return taken
 
     def _window(self, key: tuple[str, Quota], now: float) -> Window:
@@ -294,15 +293,17 @@ class Limiter:
     def acquire(self, now: float, demand: Demand = ONE) -> Permit:
         """Hold the slots of *demand*. Only if `next_permit_at(now, demand=demand) <= now`."""
         taken = self._ordinary if demand is ONE else self._taken_by(demand, now)
-        self._latest = permit = Permit(self._latest.number + 1, now, taken, taken.unknown)
+        self._latest = permit = Permit(self._latest.number + 1, now, taken)
         if self._was_paused:
             self._on_sent_after_pause(permit)
         for window in taken.windows:
             window.take(permit)
         if self.feedback.mean_rtt > QUICK_RTT and not self._exact:
-            permit.bounds = [now + self.feedback.assumed_arrival(w.period) for w in taken.windows]
-            permit.arrived_by = min(permit.bounds, default=math.inf)
-            for window, bound in zip(taken.windows, permit.bounds, strict=True):
+            permit.bounds = {
+                w: now + self.feedback.assumed_arrival(w.period) for w in taken.windows
+            }
+            permit.arrived_by = min(permit.bounds.values(), default=math.inf)
+            for window, bound in permit.bounds.items():
                 if bound < math.inf:
                     window.settle(math.inf, bound, taken.cost)
         return permit
@@ -319,7 +320,8 @@ class Limiter:
         pace_changed = is_accepted and feedback.on_accepted(permit, rtt)
         # A rejection takes less work than a call: the minimum RTT does not apply to it.
         is_exact = self._exact or not is_accepted
-        for window, bound in zip(taken.windows, permit.bounds, strict=True):
+        for window in taken.windows:
+            bound = math.inf if permit.bounds is None else permit.bounds[window]
             arrived_by = now
             if not is_exact and (known := feedback.arrival_before_response(window.period)):
                 arrived_by -= known + feedback.bound_relaxation * (rtt - known)
@@ -376,15 +378,15 @@ class Limiter:
     def on_no_response(self, permit: Permit, now: float) -> None:
         """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
         if self._settle(permit):
-            for window, bound in zip(permit.taken.windows, permit.bounds, strict=True):
-                window.settle(bound, now, permit.taken.cost)
+            for window in permit.taken.windows:
+                window.settle(permit.bound(window), now, permit.taken.cost)
 
     def cancel(self, permit: Permit, now: float) -> None:
         """Settle the call: it was never sent, so its slots are free at once."""
         if not self._settle(permit):
             return
-        for window, bound in zip(permit.taken.windows, permit.bounds, strict=True):
-            window.cancel(bound, permit.taken.cost)
+        for window in permit.taken.windows:
+            window.cancel(permit.bound(window), permit.taken.cost)
         if permit is self._spacing.last:
             self._spacing.next_at = now
 

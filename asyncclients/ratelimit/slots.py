@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiolimiter import AsyncLimiter
@@ -145,6 +144,16 @@ class SlidingWindow(TokenBucket):
         period: that of the quota; with a coarse clock, longer by one of its steps, because a call
             may have arrived later than at the instant that was read.
     """
+
+    __slots__ = (
+        "expiries",
+        "external",
+        "external_until",
+        "first_live",
+        "in_flight",
+        "limit",
+        "period",
+    )
 
     def __init__(self, quota: Quota, now: float) -> None:
         super().__init__(quota, now)
@@ -371,20 +380,15 @@ class CalendarWindow:
 Window = SlidingWindow | CalendarWindow
 
 
-class Taken(NamedTuple):
-    """What the calls of one kind take: *cost* slots of each window, all of them and by group.
-
-    Attributes:
-        unknown: the arrival bounds of a call in flight, by window.
-    """
+class Taken(msgspec.Struct, frozen=True, eq=False):
+    """What the calls of one kind take: *cost* slots of each window, all of them and by group."""
 
     cost: int
     windows: tuple[Window, ...]
     groups: dict[str, list[Window]]
-    unknown: tuple[float, ...]
 
 
-_NOTHING = Taken(1, (), {}, ())
+_NOTHING = Taken(1, (), {})
 
 
 class Permit(msgspec.Struct, eq=False):
@@ -394,7 +398,7 @@ class Permit(msgspec.Struct, eq=False):
         number: 1 for the first call of the limiter, then ascending.
         sent_at: loop instant at which the permit was granted.
         taken: what the call takes.
-        bounds: the arrival bound by window when it was sent; inf while none is known.
+        bounds: the arrival bounds that were assumed when it was sent.
         arrived_by: the earliest bound so far.
         slot_free_at: loop instant at which the last of the slots became free; -inf if unused.
         in_burst: the call followed another one by less than the bucket's interval.
@@ -404,8 +408,12 @@ class Permit(msgspec.Struct, eq=False):
     number: int
     sent_at: float
     taken: Taken = _NOTHING
-    bounds: Sequence[float] = ()
+    bounds: dict[Window, float] | None = None
     arrived_by: float = math.inf
     slot_free_at: float = -math.inf
     in_burst: bool = False
     settled: bool = False
+
+    def bound(self, window: Window) -> float:
+        """Return the arrival bound in *window* when the call was sent; inf while none is known."""
+        return math.inf if self.bounds is None else self.bounds[window]

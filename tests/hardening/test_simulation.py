@@ -109,9 +109,9 @@ def counts_from_the_send(patch: pytest.MonkeyPatch) -> None:
 
     def acquire_too_early(self: Any, now: float, demand: Demand = ONE) -> Permit:
         permit = acquire(self, now, demand)
-        for window, bound in zip(permit.taken.windows, permit.bounds, strict=True):
-            window.settle(bound, now, permit.taken.cost)
-        permit.bounds = [now] * len(permit.bounds)
+        for window in permit.taken.windows:
+            window.settle(permit.bound(window), now, permit.taken.cost)
+        permit.bounds = dict.fromkeys(permit.taken.windows, now)
         return permit
 
     patch.setattr(Limiter, "acquire", acquire_too_early)

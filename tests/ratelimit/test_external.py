@@ -122,7 +122,7 @@ class Observed:
 
     def __init__(self, *quotas: Quota) -> None:
         self.windows = [SlidingWindow(quota, 0.0) for quota in quotas]
-        self.taken = Taken(1, tuple(self.windows), {}, ())
+        self.taken = Taken(1, tuple(self.windows), {})
         self.foreign = ExternalUsage(Feedback(quotas))
         self.sent = 0
 
