@@ -55,7 +55,7 @@ def read_record(sandbox: Sandbox, vendor: VendorName, quota: Quota, now: float) 
     accepted_at = {
         float(each.headers[ASKED_AT]): each.at
         for each in arrivals
-        if not each.rejected and ASKED_AT in each.headers
+        if each.accepted and ASKED_AT in each.headers
     }
     waits = [accepted_at.get(at, now) - at for at in asked] or [0.0]
     return DemoResult(
@@ -89,7 +89,7 @@ def pages_served(sandbox: Sandbox) -> int:
         {
             dict(each.query).get("page", "1")
             for each in sandbox.requests("intouch")
-            if not each.rejected and each.path.endswith("/contacts")
+            if each.accepted and each.path.endswith("/contacts")
         }
     )
 
