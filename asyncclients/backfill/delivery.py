@@ -29,12 +29,10 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Generator,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -371,15 +369,6 @@ class Delivery:
 
     # --- Calls ------------------------------------------------------------------------
 
-    @contextmanager
-    def _tracked(self) -> Generator[None]:
-        guard = self._guards[current_task()] = SendGuard(self)
-        with call_context(Priority.BACKGROUND, self._flow, guard):
-            try:
-                yield
-            finally:
-                self._guards.pop(current_task(), None)
-
     async def _deliver(self, prepared: Sequence[PreparedRow], since: int | None = None) -> None:
         """Send *prepared* in one call, or in halves if the vendor rejects them together.
 
@@ -450,8 +439,9 @@ class Delivery:
         except BaseException as error:  # the target may raise anything
             if isinstance(error, Exception) or self._is_cancelled_by_target(error):
                 is_final = self._on_error(error, guard, rows)
-                if is_final and proves_access(error):
-                    self._on_access_proved(start)
+                is_rejection = isinstance(error, StatusError)
+                if is_final and is_rejection and not isinstance(error, ForbiddenError):
+                    self._on_access_proved(start)  # the vendor rejects a row after the credential
                 return None if is_final is None else _Failure(error, is_final, start)
             self._on_interruption(guard, rows)
             raise
@@ -546,8 +536,13 @@ class Delivery:
             raise first_error
 
     async def _work(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        with self._tracked():
-            await work()
+        task = current_task()
+        guard = self._guards[task] = SendGuard(self)
+        try:
+            with call_context(Priority.BACKGROUND, self._flow, guard):
+                await work()
+        finally:
+            self._guards.pop(task, None)
 
     async def _drain(self, running: list[Task[None]], stop: Callable[[], None]) -> None:
         """End the *running* tasks; those with a call on the wire may finish it."""
@@ -630,8 +625,3 @@ def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> Row
     if isinstance(error, _MAYBE_EXECUTED):
         return RowOutcome.RETRY if idempotent or not sent else RowOutcome.UNKNOWN
     return RowOutcome.FAILED
-
-
-def proves_access(error: BaseException) -> bool:
-    """True if *error* is a rejection that the vendor sends only for a valid credential."""
-    return isinstance(error, StatusError) and not isinstance(error, ForbiddenError)

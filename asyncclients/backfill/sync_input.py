@@ -361,10 +361,6 @@ class SyncInput:
             raise self._changed()
         return found
 
-    def value_with_nulls(self, row: Row) -> Any:
-        """Return the value of *row* with None for the fields of its empty cells."""
-        return self.converter.convert(self.converter.with_nulls(row.data), coerce=self.coerce)
-
     @asynccontextmanager
     async def _opened(self, *, check: bool = False) -> AsyncGenerator[Source]:
         """Open the input; *check*: that the columns are there."""

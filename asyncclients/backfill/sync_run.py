@@ -393,7 +393,8 @@ class Sync:
                 item = items.get(key)
                 change.item_id = None if item is None else item.id
                 change.parent = parents.get(number)
-                change.value = rows.value_with_nulls(row)
+                data = rows.converter.with_nulls(row.data)
+                change.value = rows.converter.convert(data, coerce=rows.coerce)
                 if change.parent is not None:
                     change.new = tree.with_parent(change.new, change.parent)
                     change.value = tree.with_parent(change.value, change.parent)
@@ -480,12 +481,13 @@ class Sync:
 
     async def _build(self, argument: Any) -> None:
         """Build the request of a change or of a batch, or count it if it cannot be built yet."""
-        change: Change = argument[0] if self._target.batch else argument
-        has_parent = self._target.parent_field is None or change.parent is not None
-        if has_parent and change.action in (Action.CREATE, Action.UPDATE):
-            await self._builder(argument)
-        else:
-            self._builder.requests += 1
+        if not self._target.batch:
+            change: Change = argument
+            has_parent = self._target.parent_field is None or change.parent is not None
+            if not has_parent or change.action not in (Action.CREATE, Action.UPDATE):
+                self._builder.requests += 1
+                return
+        await self._builder(argument)
 
     # --- Report -----------------------------------------------------------------------------
 

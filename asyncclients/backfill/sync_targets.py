@@ -142,8 +142,19 @@ class Target:
         return _listed_digest(self.fields(row), None)
 
     def fields(self, value: Any) -> dict[str, Any]:
-        """Return the fields of a row or an item that are compared, in wire form."""
-        return _plain_fields(value, (self.key, self.parent_field))
+        """Return the fields of a row or an item that are compared, in wire form.
+
+        A value that has no fields gives none, and is equal to nothing.
+        """
+        try:
+            plain = to_plain(value)
+        except (TypeError, ValueError, msgspec.MsgspecError):
+            return {}
+        if not isinstance(plain, dict):
+            return {}
+        fields = cast("dict[str, Any]", plain)
+        left_out = (self.key, self.parent_field)
+        return {name: field for name, field in fields.items() if name not in left_out}
 
     def listed(self, item: Any, shape: Shape) -> Item:
         """Return the facts to remember of *item*, a listed one, with a digest of *shape*."""
@@ -203,18 +214,6 @@ def shape_of(value: Any, shape: Shape) -> None:
         inner = shape.setdefault(name, {})
         if isinstance(field, dict):
             shape_of(field, inner)
-
-
-def _plain_fields(value: Any, without: tuple[str | None, ...]) -> dict[str, Any]:
-    """Return the fields of a row or an item in wire form, but those named *without*; {} without fields."""
-    try:
-        plain = to_plain(value)
-    except (TypeError, ValueError, msgspec.MsgspecError):
-        return {}
-    if not isinstance(plain, dict):
-        return {}
-    fields = cast("dict[str, Any]", plain)
-    return {name: field for name, field in fields.items() if name not in without}
 
 
 def _listed_digest(fields: dict[str, Any], shape: Shape | None) -> int:
