@@ -63,8 +63,8 @@ _AHEAD = 2**16
 """Characters that are read ahead to be compared, and at most one line more."""
 _SIZE = 8
 """Bytes of a digest."""
-_WINDOW = 64
-"""Known lines among which an unexpected line is searched."""
+_WINDOW = 4096
+"""Known lines among which an unexpected line is searched. If more were removed, the rest is read."""
 
 
 @lru_cache(maxsize=16)
@@ -269,35 +269,24 @@ class KnownLines:
     have moved count as new.
     """
 
-    def __init__(self, digests: array[int] | None = None) -> None:
-        self._digests = b"" if digests is None else digests.tobytes()
-        self._next = self._unexpected = 0
+    def __init__(self, digests: array[int]) -> None:
+        self._digests = digests.tobytes()
+        self._next = 0
 
     def skip(self, lines: TextReader) -> range:
-        """Skip the next of *lines* as far as they are known; return their places in `digests`."""
+        """Skip the next of *lines* as far as they are known; return their places in *digests*."""
         if self._next * _SIZE >= len(self._digests) or not (found := lines.next_digests()):
             return range(0)
-        first = self._find(found[:_SIZE])
-        if first < 0:
-            self._unexpected += 1
-            return range(0)
-        count = _equal(found, self._digests[first * _SIZE : first * _SIZE + len(found)])
-        lines.skip(count)
-        self._next, self._unexpected = first + count, 0
-        return range(first, self._next)
-
-    def _find(self, digest: bytes) -> int:
-        """Return the place of *digest* among the next known lines, -1 if it is none of them.
-
-        After 2, 4, 8, ... unexpected lines it looks as many times further ahead, since that many
-        known lines may have been removed.
-        """
-        count = self._unexpected
-        window = _WINDOW * (count if count & (count - 1) == 0 else 1)
-        start, end = self._next * _SIZE, (self._next + max(window, _WINDOW)) * _SIZE
-        while (place := self._digests.find(digest, start, end)) % _SIZE and place >= 0:
+        start, end = self._next * _SIZE, (self._next + _WINDOW) * _SIZE
+        while (place := self._digests.find(found[:_SIZE], start, end)) % _SIZE and place >= 0:
             start = place + 1  # across two digests
-        return place // _SIZE
+        if place < 0:
+            return range(0)
+        first = place // _SIZE
+        count = _equal(found, self._digests[place : place + len(found)])
+        lines.skip(count)
+        self._next = first + count
+        return range(first, self._next)
 
 
 def _equal(one: bytes, other: bytes) -> int:
