@@ -234,22 +234,20 @@ class Refresh:
         items, contents, invalid = self._encode(page)
         if invalid:
             await self._set_aside(msgspec.structs.replace(page, invalid_items=invalid))
-        keys = self._keys_of(items)
+        keys, number = self._keys_of(items), table.current.number
         known, fresh = await table.find(keys), list[Any]()
         is_first_reading = page.number > reading.page and reading.pass_number == 1
         digests = content_digests(items)
         for item, key, content, digest in zip(items, keys, contents, digests, strict=True):
             before = known.get(key)
-            if before is None or before.seen != table.current.number:
+            if before is None or before.seen != number:
                 reading.done += 1
             else:
                 reading.skipped += is_first_reading
-            is_same = before is not None and before.digest == digest
-            if not is_same:
+            if before is None or before.digest != digest:
                 fresh.append(item)
-            has_content = is_same and before is not None and before.has_content
-            table.put(key, digest, None if has_content else content)
-            known[key] = Known(digest, table.current.number, has_content=True)
+            table.put(key, digest, content)
+            known[key] = Known(digest, number)
         if fresh and not isinstance(self._sink, FileSink):
             await self._use_sink(self._sink.upsert(fresh))
         reading.page = max(reading.page, page.number)

@@ -67,7 +67,6 @@ class Known(NamedTuple):
 
     digest: int
     seen: int
-    has_content: bool
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -151,11 +150,11 @@ class ItemTable:
         found: dict[str, Known] = {}
         for first in range(0, len(keys), _FIND_KEYS):
             some = keys[first : first + _FIND_KEYS]
-            sql = "SELECT key, digest, seen, content IS NOT NULL FROM items WHERE key IN "
-            rows = await self._journal.read(f"{sql} ({', '.join('?' * len(some))})", *some)
-            found |= {key: Known(digest, seen, bool(has)) for key, digest, seen, has in rows}
+            sql = f"SELECT key, digest, seen FROM items WHERE key IN ({', '.join('?' * len(some))})"
+            for key, digest, seen in await self._journal.read(sql, *some):
+                found[key] = Known(digest, seen)
         for key in self._unsaved.keys() & keys:
-            found[key] = Known(self._unsaved[key][0], self.current.number, has_content=True)
+            found[key] = Known(self._unsaved[key][0], self.current.number)
         return found
 
     def put(self, key: str, digest: int, content: bytes | None = None) -> None:
