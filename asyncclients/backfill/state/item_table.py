@@ -100,12 +100,9 @@ class ItemTable:
     ) -> ItemTable:
         """Return the table of *journal*; at the first refresh, with the items of the pull before.
 
-        Args:
-            journal: of the pull.
-            state: of the pull.
-            key_fields: names of the key field; the first one that an item has is used.
-            lines: the published file, if it is one of JSON lines; `StateMismatchError` is raised if
-                it does not have the items of the state.
+        *key_fields* are names of the key field, of which the first one that an item has is used.
+        *lines* is the published file, if it is one of JSON lines; if it does not have the items of
+        the state, `StateMismatchError` is raised.
         """
         if state.complete:
             await journal.on_database(_import_pull, lines, state.done)
