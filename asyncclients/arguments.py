@@ -60,13 +60,6 @@ def wrong_argument(
     )
 
 
-def check_count(name: str, value: object, *, least: int = 1, advice: str = "") -> None:
-    """Check that *value* is a whole number of at least *least*, and no bool."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        rule, form = f"a whole number of at least {least}", f"{name}={max(least, 3)}"
-        raise wrong_argument(name, rule, value, form, advice=advice)
-
-
 def is_seconds(value: object, *, zero: bool = False) -> bool:
     """Return True if *value* is a finite number above 0, or 0 where *zero* is accepted."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -128,7 +121,7 @@ Seconds = Annotated[
 ]
 
 
-def check_value(name: str, value: object, kind: Any) -> None:
+def check_value(name: str, value: object, kind: Any, *, advice: str = "") -> None:
     """Check that *value* is of the type *kind*, which may have constraints of msgspec."""
     try:
         msgspec.convert(value, kind)
@@ -136,7 +129,7 @@ def check_value(name: str, value: object, kind: Any) -> None:
         return  # msgspec does not know unions of callables and other types
     except msgspec.ValidationError:
         rule, example = _words_of(kind)
-        raise wrong_argument(name, rule, value, f"{name}={example}") from None
+        raise wrong_argument(name, rule, value, f"{name}={example}", advice=advice) from None
 
 
 def _words_of(kind: Any) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from yarl import URL
 
-from asyncclients.arguments import check_count, check_function, shown
+from asyncclients.arguments import NaturalInt, check_function, check_value, shown
 from asyncclients.base_url import is_encodable, is_loopback
 from asyncclients.core.call import Call, ClientConfig, send
 from asyncclients.core.endpoint import Endpoint, Request, Response
@@ -242,7 +242,7 @@ def check_source(source: Any, length: Any, progress: Any) -> None:
             advice="As in upload_csv('1', 'rows.csv')",
         )
     if length is not None:
-        check_count("length", length, least=0, advice="Give the size of the source in bytes")
+        check_value("length", length, NaturalInt, advice="Give the size of the source in bytes")
     check_function("progress", progress, advice="As in progress=print")
 
 

@@ -30,7 +30,14 @@ from typing import (
 
 import msgspec
 
-from asyncclients.arguments import check_count, check_text, check_type, did_you_mean, kind_of
+from asyncclients.arguments import (
+    PositiveInt,
+    check_text,
+    check_type,
+    check_value,
+    did_you_mean,
+    kind_of,
+)
 from asyncclients.base_url import check_base_url, wrap_userinfo
 from asyncclients.core.auth import problem_of, problem_with
 from asyncclients.core.call import ClientConfig
@@ -157,8 +164,7 @@ class VendorClient:
         self._pool = pool
         own = check_quotas(vendor.quotas if quotas is None else quotas)
         most = vendor.max_in_flight if max_in_flight is None else max_in_flight
-        if most is not None:
-            check_count("max_in_flight", most)
+        check_value("max_in_flight", most, PositiveInt | None)
         if quota_key is not None:
             check_text("quota_key", quota_key, "quota_key='account 4711'")
 
@@ -243,7 +249,7 @@ class VendorClient:
         Counts the calls queued before them and, with a shared store, those of other
         processes.
         """
-        check_count("calls", calls)
+        check_value("calls", calls, PositiveInt)
         scope = self._config.scope()
         demand = scope.scheduler.limiter.kind_of(Demand(share=self._config.share))
         return scope.scheduler.eta(calls, self._config.options.priority, demand)
@@ -258,7 +264,7 @@ class VendorClient:
         Raises:
             ConfigurationError: for an unknown operation, or a cost that a quota never allows.
         """
-        check_count("cost", cost)
+        check_value("cost", cost, PositiveInt)
         operation = self._operation_pattern(operation, "") if operation else ""
         demand = Demand(cost, operation, self._config.share)
         now = self._pool.bind().time()

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from asyncclients.arguments import check_count, did_you_mean, shown
+from asyncclients.arguments import PositiveInt, check_value, did_you_mean, shown
 from asyncclients.errors import AsyncClientsError, InvalidValueError
 
 T = TypeVar("T")
@@ -100,7 +100,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         if cast("bool | None", self.idempotent) is None:
             msgspec.structs.force_setattr(self, "idempotent", self.method in IDEMPOTENT)
         if self.cost is not _ONE:
-            check_count("cost", self.cost)
+            check_value("cost", self.cost, PositiveInt)
 
     @property
     def placeholders(self) -> tuple[str, ...]:

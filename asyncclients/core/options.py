@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 import msgspec
 
 from asyncclients.arguments import (
+    PositiveInt,
     QuotaShare,
-    check_count,
     check_headers,
     check_seconds,
     check_type,
@@ -58,9 +58,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             if (seconds := getattr(self, name)) is not None:
                 advice = f"As in with_options({name}=30.0); leave it out for no limit of your own"
                 check_seconds(name, seconds, advice=advice)
-        if self.max_attempts is not None:
-            advice = "It counts the first attempt too: use max_attempts=1 to never retry"
-            check_count("max_attempts", self.max_attempts, advice=advice)
+        advice = "It counts the first attempt too: use max_attempts=1 to never retry"
+        check_value("max_attempts", self.max_attempts, PositiveInt | None, advice=advice)
         # A plain number would be a priority class of its own.
         check_type("priority", self.priority, Priority, "priority=Priority.BACKGROUND")
         check_type("flow", self.flow, (str, NoneType), "flow='nightly'")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import msgspec
 from yarl import URL
 
-from asyncclients.arguments import check_count, check_seconds, check_type, kind_of
+from asyncclients.arguments import PositiveInt, check_seconds, check_type, check_value, kind_of
 from asyncclients.core.auth import Login
 from asyncclients.core.call import ClientConfig, PoolConfig, ScopeHandle
 from asyncclients.core.events import (
@@ -283,8 +283,8 @@ class SessionPool(ScopePool):
         validate: bool = True,
     ) -> None:
         proxy = sealed(proxy)
-        check_count("max_connections", max_connections)
-        check_count("max_response_bytes", max_response_bytes)
+        check_value("max_connections", max_connections, PositiveInt)
+        check_value("max_response_bytes", max_response_bytes, PositiveInt)
         check_seconds("timeout", timeout)
         check_type("validate", validate, bool, "validate=False")
         check_type("retry", retry, RetryPolicy, "retry=RetryPolicy(max_attempts=3)")

@@ -14,11 +14,12 @@ endpoint knows; the HTTP method does not), and whether retries are left.
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import Any
 
 import backoff
 import msgspec
 
-from asyncclients.arguments import check_count, check_seconds
+from asyncclients.arguments import NaturalInt, PositiveInt, check_seconds, check_value
 from asyncclients.core.endpoint import NoResponse, Outcome, Request
 from asyncclients.core.vendor import ResponseKind
 from asyncclients.errors import ConfigurationError
@@ -56,11 +57,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     longest_retry_after: float = 120.0
 
     def __post_init__(self) -> None:
-        for name, least in ("max_attempts", 1), ("max_retries", 0), ("max_rate_limited", 0):
-            count: int | None = getattr(self, name)
-            if count is not None:
-                advice = "Use max_attempts=1 to never retry"
-                check_count(f"RetryPolicy: {name}", count, least=least, advice=advice)
+        for name in ("max_attempts", "max_retries", "max_rate_limited"):
+            kind: Any = PositiveInt if name == "max_attempts" else NaturalInt
+            advice = "Use max_attempts=1 to never retry"
+            check_value(f"RetryPolicy: {name}", getattr(self, name), kind | None, advice=advice)
         for name in ("base", "cap", "longest_retry_after"):
             advice = f"Give seconds, as in RetryPolicy({name}=60.0)"
             check_seconds(f"RetryPolicy: {name}", getattr(self, name), zero=True, advice=advice)

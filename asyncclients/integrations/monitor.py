@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from aiohttp import web
 
-from asyncclients.arguments import check_count
+from asyncclients.arguments import NaturalInt, check_value
 from asyncclients.core.events import Callback
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Monitor:
         *others: SessionPool | QuotaMiddleware,
         port: int = 0,
     ) -> None:
-        check_count("port", port, least=0, advice="Omit port to use any free one")
+        check_value("port", port, NaturalInt, advice="Omit port to use any free one")
         self.url = ""
         self.jobs: dict[str, Progress] = {}
         self._pools = (pool, *others)
