@@ -83,19 +83,6 @@ class LeaseState:
         config: how the store is used.
         log: the scopes of the pool.
         first_slot: number of the first slot.
-
-    Attributes:
-        slots: slots that are held, and reports that are due.
-        outage: failed requests, and the limit in an outage.
-        last_response_at: loop instant of the last response; -inf before the first.
-        unavailable_until: loop instant until which the vendor announced to be unavailable.
-        accepted, rejected: calls of this process that the store does not know of.
-        configured: the quotas of this process, which an operator's quotas may replace.
-        control: what an operator has set, according to the last response.
-        held_until: loop instant until which an operator wants no calls; -inf for no pause.
-        contenders: other processes that waited in the same priority class.
-        asked_priority: priority class of the last request with a response.
-        used_at: loop instant of the last call.
     """
 
     def __init__(
@@ -104,12 +91,16 @@ class LeaseState:
         self.key, self.local, self.config, self.log = key, local, config, log
         self.slots = LeaseBook(first_slot)
         self.outage = OutageState(config)
-        self.last_response_at = self.unavailable_until = self.used_at = -math.inf
-        self.accepted = self.rejected = 0
-        self.configured = local.quotas
-        self.control = NO_CONTROL
-        self.held_until = -math.inf
-        self.contenders = self.asked_priority = 0
+        self.used_at = -math.inf  # loop instant of the last call
+        self.unavailable_until = -math.inf  # of the vendor, as it has announced
+        self.accepted = self.rejected = 0  # calls that the store does not know of
+        self.configured = local.quotas  # which an operator's quotas may replace
+        # From the last response:
+        self.last_response_at = -math.inf
+        self.control = NO_CONTROL  # what an operator has set
+        self.held_until = -math.inf  # the end of an operator's pause
+        self.contenders = 0  # processes that waited in the same class
+        self.asked_priority = 0  # that class
         self._control_text: tuple[str, str] = ("", "")
         self._epoch: str = ""
         self._seen: tuple[str, int] = ("", 0)
