@@ -255,12 +255,12 @@ def _user() -> str:
 def scope_limits(
     *,
     scope: str,
-    vendor: str,
-    names: Iterable[str],
-    processes: int,
-    paused_for: int,
-    pause: str,
-    quotas: str,
+    vendor: str = "",
+    names: Iterable[str] = (),
+    processes: int = 0,
+    paused_for: int = 0,
+    pause: str = "",
+    quotas: str = "",
 ) -> ScopeLimits:
     """Return the limits of *scope* from what a store has.
 

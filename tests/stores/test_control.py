@@ -26,6 +26,7 @@ from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores import FileLimits, LimitsControl, RedisLimits
 from asyncclients.stores.control import ScopeLimits, scope_limits
 from asyncclients.stores.protocol import (
+    LeaseRequest,
     LeaseResponse,
     QuotaSpec,
     StoreUnavailableError,
@@ -160,6 +161,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "file":
         return FileLimits(tmp_path / "limits.db")
     return RedisLimits(request.getfixturevalue("url"))
+
+
+async def report(store: Store, scopes: dict[str, LeaseRequest]) -> None:
+    """Let processes that use *store* send one request for each of *scopes*."""
+    if isinstance(store, FileLimits):
+        Path(store.display_name).touch()
+    backend = store.backend()
+    for scope, request in scopes.items():
+        await backend.apply(scope, request)
+    await backend.aclose()
 
 
 class Fleet:
@@ -321,11 +332,7 @@ async def test_control_outlives_the_processes(store: Store) -> None:
 @pytest.mark.usefixtures("patient")
 async def test_vendor_is_found_in_any_case(store: Store) -> None:
     """`Intouch` stands for the scopes of intouch."""
-    if isinstance(store, FileLimits):
-        Path(store.display_name).touch()
-    backend = store.backend()
-    await backend.apply("a1", lease_request(vendor="intouch"))
-    await backend.aclose()
+    await report(store, {"a1": lease_request(vendor="intouch")})
     (paused,) = await LimitsControl(store).pause("Intouch", 60)
     assert (paused.vendor, paused.paused_for > 0) == ("intouch", True)
 
@@ -333,13 +340,10 @@ async def test_vendor_is_found_in_any_case(store: Store) -> None:
 @pytest.mark.usefixtures("patient")
 async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
     """A scope that does not exist, or the start of several ids: one error that lists them."""
-    if isinstance(store, FileLimits):
-        Path(store.display_name).touch()
-    control, backend = LimitsControl(store), store.backend()
-    for scope in ("a1", "a2", *(f"b{number:02}" for number in range(30))):
-        vendor = "emma" if scope == "a1" else "intouch"
-        await backend.apply(scope, lease_request(vendor=vendor))
-    await backend.aclose()
+    control = LimitsControl(store)
+    others = ("a2", *(f"b{number:02}" for number in range(30)))
+    await report(store, {"a1": lease_request(vendor="emma")})
+    await report(store, dict.fromkeys(others, lease_request(vendor="intouch")))
     shown = await control.show()
     assert [str(each) for each in shown[:3]] == ["emma a1", "intouch a2", "intouch b00"]
     assert {(each.processes, each.configured) for each in shown} == {(1, (Quota(2, 1.0),))}
@@ -358,12 +362,8 @@ async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
 @pytest.mark.usefixtures("patient")
 async def test_processes_that_have_ended_are_not_counted(store: Store) -> None:
     """A process whose membership has expired is not shown, although nobody has removed it."""
-    if isinstance(store, FileLimits):
-        Path(store.display_name).touch()
-    backend = store.backend()
     for process, ttl in (("a", 1), ("b", 60 * SECOND), ("c", 1)):
-        await backend.apply("scope", lease_request(process=process, ttl=ttl))
-    await backend.aclose()
+        await report(store, {"scope": lease_request(process=process, ttl=ttl)})
     (shown,) = await LimitsControl(store).show()
     assert shown.processes == 1
 
@@ -579,9 +579,7 @@ async def test_pause_keeps_the_quotas_that_are_set(url: str) -> None:
 async def test_redis_keeps_a_long_pause(url: str) -> None:
     """A pause of three days is kept for three days, though nobody uses the scope meanwhile."""
     store = RedisLimits(url)
-    backend = store.backend()
-    await backend.apply("scope", lease_request(vendor="intouch"))
-    await backend.aclose()
+    await report(store, {"scope": lease_request(vendor="intouch")})
     await LimitsControl(store).pause("intouch", 3 * 86_400)
     left = command(url, "PTTL", redis_key("asyncclients", "scope", "state"))
     assert int(str(left)) > 3 * 86_400_000
@@ -590,10 +588,8 @@ async def test_redis_keeps_a_long_pause(url: str) -> None:
 async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
     """The log of a scope that nobody uses is deleted; its pause and its vendor's name stay."""
     path = tmp_path / "limits.db"
-    path.touch()
-    control, backend = LimitsControl(FileLimits(path), by="ann"), FileLimits(path).backend()
-    await backend.apply("scope", lease_request(vendor="intouch"))
-    await backend.aclose()
+    control = LimitsControl(FileLimits(path), by="ann")
+    await report(FileLimits(path), {"scope": lease_request(vendor="intouch")})
     await control.pause("intouch", 60)
     with sqlite3.connect(path) as connection:
         connection.execute("DELETE FROM quota_log")
@@ -605,21 +601,6 @@ async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
     assert await control.show() == ()
 
 
-def stored_scope(
-    scope: str, *, vendor: str = "", paused_for: int = 0, pause: str = ""
-) -> ScopeLimits:
-    """Return a scope that one process uses."""
-    return scope_limits(
-        scope=scope,
-        vendor=vendor,
-        names=(),
-        processes=1,
-        paused_for=paused_for,
-        pause=pause,
-        quotas="",
-    )
-
-
 class _Busy:
     """A store that misses its timeout *misses* times, and then has scopes; its own backend."""
 
@@ -627,7 +608,7 @@ class _Busy:
 
     def __init__(self, misses: int) -> None:
         self.misses, self.opened, self.closed = misses, 0, 0
-        self.found = [stored_scope("a1", vendor="emma")]
+        self.found = [scope_limits(scope="a1", vendor="emma")]
 
     def backend(self) -> _Busy:
         self.opened += 1
@@ -649,8 +630,8 @@ async def test_longest_pause_that_has_not_ended_is_shown() -> None:
     rows = [(90 * SECOND, 60.0), (30 * SECOND, 60.0), (0, -1.0)]
     store = _Busy(misses=0)
     store.found = [
-        stored_scope(
-            f"a{number}",
+        scope_limits(
+            scope=f"a{number}",
             paused_for=vendor,
             pause=msgspec.json.encode(
                 OperatorPause(at=at - 100, until=at + operator, by="ann")
