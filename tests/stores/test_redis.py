@@ -20,8 +20,6 @@ import trustme
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.core.auth import bearer
-from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import LimitsControl, RedisLimits, RedisTokens, redis_client
@@ -29,7 +27,7 @@ from asyncclients.stores.config import WhenDown
 from asyncclients.stores.protocol import LeaseRequest, StoreUnavailableError
 from asyncclients.stores.redis import RedisBackend, load_script, script_keys
 from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, parse_address
-from tests.support.shared_quota import most_in
+from tests.support.shared_quota import call_each, most_in
 from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
 from .quota_worker import Lag
@@ -408,16 +406,7 @@ async def test_many_scopes_share_few_connections(
 ) -> None:
     """Three hundred scopes at the same instant: a few connections, and no outage."""
     session = RedisLimits(url).open()
-    loop = asyncio.get_running_loop()
-
-    async def call(name: str) -> None:
-        local = Limiter((Quota(2, 1.0),), now=loop.time())
-        scheduler = Scheduler(local, loop)
-        scheduler.limiter = session.limiter(name, local, scheduler)
-        scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
-        scheduler.on_done()
-
-    await asyncio.gather(*(call(f"scope-{number}") for number in range(300)))
+    await call_each(session, 300)
     with connect(url) as client:
         assert len(client.client_list()) <= 20
     await session.aclose()

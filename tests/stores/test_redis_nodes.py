@@ -17,9 +17,6 @@ import trustme
 from asyncclients import ConfigurationError
 from asyncclients.cli.doctor_limits import check_limits
 from asyncclients.core.auth import bearer
-from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import LimitsControl, RedisLimits, RedisTokens
@@ -27,6 +24,7 @@ from asyncclients.stores.config import WhenDown
 from asyncclients.stores.protocol import PROBE_INTERVAL, SEND_GRACE
 from asyncclients.stores.redis import RedisBackend
 from asyncclients.stores.redis_client import NODES_TIMEOUT, parse_address
+from tests.support.shared_quota import call_each
 from tests.support.valkey_server import Cluster, Proxy, Sentinels, Server, command, connect
 
 from .test_quota_log import lease_request
@@ -99,16 +97,7 @@ def test_url_of_nodes_is_shown_without_login(url: str, shown: str) -> None:
 async def test_cluster_holds_scopes_on_all_nodes(cluster: Cluster) -> None:
     """Sixty scopes: every primary has some, and each is granted a slot."""
     session = RedisLimits(cluster.url, cluster=True).open()
-    loop = asyncio.get_running_loop()
-
-    async def call(name: str) -> None:
-        local = Limiter((Quota(2, 1.0),), now=loop.time())
-        scheduler = Scheduler(local, loop)
-        scheduler.limiter = session.limiter(name, local, scheduler)
-        scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
-        scheduler.on_done()
-
-    await asyncio.gather(*(call(f"scope-{number}") for number in range(60)))
+    await call_each(session, 60)
     counts = [command(server.url, "DBSIZE") for server in cluster.primaries()]
     await session.aclose()
     assert len(counts) == 3

@@ -10,9 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from asyncclients.ratelimit.headers import RateLimitInfo
-from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Priority, Quota
-from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import SECOND
 from asyncclients.stores.lease_book import Lease
@@ -23,6 +22,7 @@ from tests.support.shared_quota import (
     Latency,
     MemoryStore,
     SharedQuotaSimulation,
+    call_each,
     fast,
     loopback,
     most_in,
@@ -258,17 +258,9 @@ async def test_process_with_blocked_loop_costs_little() -> None:
 
 async def test_idle_scopes_send_few_requests() -> None:
     """A thousand scopes, one call each: a few requests per scope in a minute, not one a second."""
-    loop, store = asyncio.get_running_loop(), MemoryStore()
+    store = MemoryStore()
     session = StoreSession(store, replace(CONFIG, when_down="pause"))
-
-    async def call(name: str) -> None:
-        local = Limiter((TWO,), now=loop.time())
-        scheduler = Scheduler(local, loop)
-        scheduler.limiter = session.limiter(name, local, scheduler)
-        scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
-        scheduler.on_done()
-
-    await asyncio.gather(*(call(f"scope-{number}") for number in range(1000)))
+    await call_each(session, 1000)
     await asyncio.sleep(60)
     # Each: three for its call, heartbeats for 6 or 7 s (rounding decides), one goodbye.
     assert store.commands <= 11_000

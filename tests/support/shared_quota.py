@@ -282,3 +282,17 @@ def most_in(period: float, arrivals: list[float]) -> int:
             head += 1
         most = max(most, index - head + 1)
     return most
+
+
+async def call_each(session: StoreSession, scopes: int) -> None:
+    """Send one call in each of *scopes* scopes of 2 per 1 s at the same instant."""
+
+    async def call(name: str) -> None:
+        loop = asyncio.get_running_loop()
+        local = Limiter((Quota(2, 1.0),), now=loop.time())
+        scheduler = Scheduler(local, loop)
+        scheduler.limiter = session.limiter(name, local, scheduler)
+        scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
+        scheduler.on_done()
+
+    await asyncio.gather(*(call(f"scope-{number}") for number in range(scopes)))
