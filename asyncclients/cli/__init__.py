@@ -109,7 +109,14 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are printed, not raised."""
     try:
         with _printing_warnings():
-            result: Any = _call(arguments)
+            command, bound, _ = app.parse_args(
+                list(arguments), exit_on_error=False, print_error=False
+            )
+            result: Any = command(*bound.args, **bound.kwargs)
+            if inspect.iscoroutine(result):
+                import asyncio  # `--help` does not need it
+
+                result = asyncio.run(result)
     except KeyboardInterrupt:
         return INTERRUPTED
     except CycloptsError as error:
@@ -189,13 +196,3 @@ def _print_error(text: str) -> None:
     """Print *text* to standard error, on one line."""
     errors = Console(stderr=True, soft_wrap=True)
     errors.print(" ".join(text.split()), style="red", markup=False, highlight=False)
-
-
-def _call(arguments: Sequence[str]) -> Any:
-    command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
-    result: Any = command(*bound.args, **bound.kwargs)
-    if inspect.iscoroutine(result):
-        import asyncio  # `--help` does not need it
-
-        return asyncio.run(result)
-    return result

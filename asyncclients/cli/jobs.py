@@ -206,18 +206,10 @@ async def check(job: Job) -> None:
     else:
         await _check_rows(job, job.options)
         check_apart(job.state, [job.file], "the input")
-    _check_state(target_of(job.state))
-
-
-def _check_state(state: Path) -> None:
-    problem = ""
-    if not state.parent.is_dir():
-        problem = "is in a directory that does not exist"
-    elif not os.access(state.parent, os.W_OK):
-        problem = "is in a directory that cannot be written to"
-    if problem:
+    state = target_of(job.state)
+    if not os.access(state.parent, os.W_OK):
         raise InputError(
-            f"the state {state} {problem}",
+            f"the state {state} is in a directory that cannot be written to or does not exist",
             file=str(state),
             advice="Give --state FILE in another directory",
         )
@@ -284,7 +276,11 @@ def _prepare(job: Job, clients: Clients) -> Callable[..., Awaitable[Any]]:
             check_since(source, options.since)
         finally:
             close_coroutine(source)
-    return lambda **arguments: backfill.pull(read(), job.file, **arguments)
+
+    async def pull(**arguments: Any) -> Report:
+        return await backfill.pull(read(), job.file, **arguments)
+
+    return pull
 
 
 def _renaming(options: WriteOptions) -> Renaming | None:

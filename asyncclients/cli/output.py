@@ -112,16 +112,15 @@ def result_text(result: Report | SyncReport | Plan) -> str:
 
 
 def _plan_text(plan: Plan) -> str:
-    counts = (
-        f"Nothing was sent. Rows to handle: {plan.rows:,}, of which {plan.valid:,} valid, "
-        f"{plan.invalid:,} invalid, {plan.skipped:,} skipped; {plan.requests:,} requests"
+    subject = (
+        f"Rows to handle: {plan.rows:,}, of which {plan.valid:,} valid, {plan.invalid:,} invalid"
     )
     if plan.create + plan.update + plan.delete + plan.unchanged + plan.missing:
-        counts = (
-            f"Nothing was sent. Items: {plan.create:,} to create, {plan.update:,} to update, "
-            f"{plan.delete:,} to delete, {plan.unchanged:,} unchanged, {plan.missing:,} without a "
-            f"row; {plan.invalid:,} rows invalid, {plan.skipped:,} skipped; {plan.requests:,} requests"
+        subject = (
+            f"Items: {plan.create:,} to create, {plan.update:,} to update, {plan.delete:,} to delete, "
+            f"{plan.unchanged:,} unchanged, {plan.missing:,} without a row; {plan.invalid:,} rows invalid"
         )
+    counts = f"Nothing was sent. {subject}, {_counts(plan, 'skipped')}; {_counts(plan, 'requests')}"
     if plan.seconds is not None:
         counts += f", {duration(plan.seconds)} at the quota"
     parts = [counts, *(f"Note: {each}" for each in plan.warnings)]

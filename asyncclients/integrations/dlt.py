@@ -93,19 +93,20 @@ def resource(
             f"a dlt resource needs a list in pages, not {paginator!r}",
             advice="Call the operation, as in intouch.contacts.list()",
         )
-    cursor = incremental
+    cursor: Any = incremental
     if isinstance(incremental, str):
         lag = _LAG if primary_key else None
         cursor = dlt.sources.incremental(incremental, lag=lag, on_cursor_value_missing="include")
-    source, is_sorted = paginator, False
+    source, is_sorted, field = paginator, False, ""
     if cursor is not None and paginator.newest_first is not None:
-        source, is_sorted = paginator.newest_first(cursor.cursor_path), True
+        field = str(cursor.cursor_path)
+        source, is_sorted = paginator.newest_first(field), True
     table = name or (paginator.operation or "items").partition(".")[0]
     rows = RowReader(source, table, primary_key)
 
     async def load(cursor: Any = cursor) -> AsyncGenerator[list[Any]]:
-        field = "" if cursor is None else cursor.cursor_path
-        async for page in rows.pages(field, cursor.start_value if is_sorted else None):
+        start: Any = cursor.start_value if is_sorted and cursor is not None else None
+        async for page in rows.pages(field, start):
             yield page
 
     create: Any = dlt.resource

@@ -43,7 +43,7 @@ class Shared(Simulation):
             retry_after=True,
             random=random,
         )
-        self.quota, self.limiter, self.rate, self.until = quota, limiter, rate, until
+        self.quota, self.learning, self.rate, self.until = quota, limiter, rate, until
         self.is_reported = is_reported
         self.accepted = self.rejected = 0
         self.seen: list[float] = []
@@ -73,7 +73,7 @@ class Shared(Simulation):
     def _on_response(self, now: float, call: Call, info: RateLimitInfo | None) -> None:
         super()._on_response(now, call, info)
         if now > LEARNED:
-            self.seen.append(self.limiter.external.rate)
+            self.seen.append(self.learning.external.rate)
 
 
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "two-counter"])
@@ -133,7 +133,7 @@ def test_external_usage_of_two_slots_ends_when_others_leave() -> None:
     """Without reports it is known two minutes after the last rejection that others have left."""
     simulation = Shared(TWO, "sliding-log", "wan", RATE, until=1200.0, is_reported=False)
     record = simulation.run(2400.0)
-    assert simulation.limiter.external.rate == 0.0
+    assert simulation.learning.external.rate == 0.0
     early, late = ([a for a in record.accepted_at if at < a < at + 300] for at in (900.0, 2100.0))
     assert len(late) > 1.2 * len(early)
 

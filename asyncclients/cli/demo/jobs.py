@@ -172,8 +172,9 @@ def _push_job(
     convert: Callable[[Row], dict[str, Any]],
     key: Callable[[Any], str],
     stored: Callable[[], Collection[Any]],
+    web: Callable[[Any], Awaitable[object]],
+    every: float,
     prepare: Callable[[], Awaitable[object]] | None = None,
-    **fields: Any,
 ) -> DemoJob:
     """Return the push of a data file; *key* identifies what *convert* returns, and is *stored*."""
     rows = data_rows(data, counts[client.vendor.name])
@@ -190,7 +191,8 @@ def _push_job(
         found=lambda: [key(each) for each in stored()],
         done=lambda: len(stored()),
         run=run,
-        **fields,
+        web=web,
+        every=every,
     )
 
 

@@ -209,9 +209,7 @@ class Backfills:
             BackfillStoppedError: too many rows failed, or the vendor was unavailable for too long.
             AsyncClientsError: an error that does not concern a single row.
         """
-        _check_name(job)
-        if share is not None:
-            check_value("share", share, QuotaShare)
+        _check(job, share)
         spec = spec or job
         rows = await open_source(source)
         try:
@@ -255,9 +253,7 @@ class Backfills:
             StateMismatchError: *job* has another spec.
             AsyncClientsError: as for `asyncclients.backfill.pull`.
         """
-        _check_name(job)
-        if share is not None:
-            check_value("share", share, QuotaShare)
+        _check(job, share)
         spec = spec or job
         await self.job_store.add(job, JobRecord(kind="pull", spec=spec, digest=digest_of(spec)))
         reporter = JobProgress(self.job_store, self.worker, "pull", job, progress)
@@ -380,9 +376,11 @@ def _readable(job: str, value: Any) -> Any:
     return value
 
 
-def _check_name(job: str) -> None:
+def _check(job: str, share: float | None) -> None:
     if not job or "/" in job:
         raise ConfigurationError(f"a job needs a name without '/', not {job!r}")
+    if share is not None:
+        check_value("share", share, QuotaShare)
 
 
 async def _requeue_workflows_of(dead: list[str]) -> None:

@@ -113,7 +113,7 @@ class Worker:
         )
         return await self._run(job, step, breaker)
 
-    async def _resolve_job(self, job: str, kind: type[T]) -> tuple[JobRecord, T]:
+    async def _resolve_job(self, job: str, kind: type[Any]) -> tuple[JobRecord, Any]:
         record = await self._jobs.find(job)
         assert record is not None, "a job is stored before its first step"
         if record.spec not in self._resolved:
