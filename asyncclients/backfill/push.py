@@ -141,7 +141,7 @@ async def push(
             unused; None for all.
         dry_run: send nothing and return a `Plan`. Each row is read, mapped and checked as in a
             run; rows that an existing state has settled are left out. A function of your own as the
-            target is not called. No file is written.
+            target is not called. The state is copied, and no file beside it is changed.
         limit: number of rows after which this run ends; the next run continues with the others.
         retry_failed: send the failed rows of the state again, before all others, as they are in
             the input or, if edited there, in `<state>.failed.jsonl`. The state may have been

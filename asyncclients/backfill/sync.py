@@ -121,7 +121,7 @@ async def sync(
         map: as for `push`.
         dry_run: change nothing and return a `Plan`: the input is read and compared with the state,
             and the requests are built. With *adopt* it reads the vendor's list, one request a
-            page, which the plan counts as well, since the run reads it again. No file is written.
+            page, which the plan counts as well, since the run reads it again. The state is copied.
         limit: number of changes after which the run stops; run again to continue.
         retry_failed: send rejected rows again although they have not changed.
         concurrency: maximum number of concurrent calls.

@@ -530,13 +530,12 @@ class _Feed:
 
     async def take(self, count: int) -> list[Row]:
         """Return at most *count* rows; none at the end."""
-        if len(self._ready) < count and not self._is_stopped:
-            async with self._reading:
-                while len(self._ready) < count and not self._is_stopped:
-                    rows = await anext(self._changes, None)
-                    if rows is None:
-                        break
-                    self._ready.extend(rows)
+        async with self._reading:
+            while len(self._ready) < count and not self._is_stopped:
+                rows = await anext(self._changes, None)
+                if rows is None:
+                    break
+                self._ready.extend(rows)
         if self._is_stopped:
             return []
         count = self._hand_out(min(count, len(self._ready)))
