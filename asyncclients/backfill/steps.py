@@ -47,7 +47,18 @@ from asyncclients.errors import PaginationError, StateError, StateInUseError
 from asyncclients.paging import Page, Paginator
 from asyncclients.ratelimit.quota import Priority
 
-__all__ = ["PushTarget", "pull_step", "push_step"]
+__all__ = [
+    "BatchStatus",
+    "PageStore",
+    "PullCursor",
+    "PushTarget",
+    "RowRecord",
+    "RowStatus",
+    "SharedRowLog",
+    "plain_page",
+    "pull_step",
+    "push_step",
+]
 
 # --- Push -----------------------------------------------------------------------------------
 
