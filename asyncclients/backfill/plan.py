@@ -270,8 +270,10 @@ async def copied_journal(
                 yield journal
             finally:
                 await journal.aclose()
-        except BackfillError as error:  # names the file of the user
-            error.message = error.message.replace(directory, str(path.parent))
+        except BackfillError as error:  # name the file of the user
+            for name in ("message", "file"):
+                if text := getattr(error, name, None):
+                    setattr(error, name, text.replace(directory, str(path.parent)))
             raise
 
 

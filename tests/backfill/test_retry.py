@@ -257,8 +257,10 @@ async def test_retry_rejects_an_unusable_file_of_failed_rows(
     edit(state, change)
     sent = len(vendor.held)
     for dry_run in (True, False):
-        with pytest.raises(StateMismatchError, match=words):
+        with pytest.raises(StateMismatchError, match=words) as raised:
             await push(csv, vendor.take, state=state, retry_failed=True, dry_run=dry_run)
+        assert raised.value.file == f"{state}.failed.jsonl"
+        assert raised.value.message.startswith(f"{state}.failed.jsonl")
     assert (len(vendor.held), read_status(state).failed) == (sent, 2)
 
 
