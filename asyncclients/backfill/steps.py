@@ -165,11 +165,9 @@ class BatchRowLog:
     def __init__(self, log: SharedRowLog, done: int = 0) -> None:
         self._log, self.done = log, done
         self._unsaved: dict[int, RowRecord | None] = {}
-        self._next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when all of `_unsaved` is written."""
-        self._current = self._next
-        """Done when the transaction in progress is committed."""
-        self._writing: asyncio.Task[None] | None = None
+        self._current: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+        """Writes all of `_unsaved` when `_current` has ended."""
         self._owned_by_others: set[int] = set()
 
     async def record_intent(self, rows: Iterable[Row]) -> None:
@@ -220,37 +218,27 @@ class BatchRowLog:
 
     async def saved(self) -> None:
         """Return when all records so far are in the log."""
-        if self._unsaved:
-            await asyncio.shield(self._next)
-        elif self._writing is not None:
-            await asyncio.shield(self._writing)
+        last = self._next or self._current
+        if last is not None:
+            try:
+                await asyncio.shield(last)
+            except asyncio.CancelledError:
+                if not last.cancelled():
+                    raise
+                raise StateError("writing the outcomes was cancelled") from None
 
     def _put(self, number: int, record: RowRecord | None) -> None:
         self._unsaved[number] = record
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
-            # A callback: a task that is cancelled before its first step runs no `finally`.
-            self._writing.add_done_callback(self._on_end)
+        if self._next is None:
+            self._next = asyncio.create_task(self._write(self._current))
 
-    async def _write(self) -> None:
-        while self._unsaved:
-            records, self._unsaved = self._unsaved, {}
-            self._current, self._next = self._next, asyncio.get_running_loop().create_future()
-            self._owned_by_others.update(await self._log.write(records))
-            self._current.set_result(None)
-
-    def _on_end(self, writing: asyncio.Task[None]) -> None:
-        """Raise the error of *writing*, if any, in every task that waits for its records."""
-        failure = asyncio.CancelledError() if writing.cancelled() else writing.exception()
-        if failure is None:
-            return
-        if not isinstance(failure, Exception):
-            failure = StateError(f"writing the outcomes ended with {type(failure).__name__}")
-        for future in (self._current, self._next):
-            if not future.done():
-                future.set_exception(failure)
-                future.exception()  # avoids asyncio's warning if no task waits
-        self._next = writing.get_loop().create_future()
+    async def _write(self, previous: asyncio.Task[None] | None) -> None:
+        if previous is not None:
+            await asyncio.wait([previous])
+            previous.result()  # its error is that of all later records too
+        records, self._unsaved = self._unsaved, {}
+        self._current, self._next = self._next, None
+        self._owned_by_others.update(await self._log.write(records))
 
 
 # --- Pull -----------------------------------------------------------------------------------
