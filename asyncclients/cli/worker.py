@@ -141,19 +141,17 @@ async def _run(
             job.name,
             job.file,
             state=job.state,
-            spec=_spec(job, state=None, new_credential=False, share=None),
+            spec=_spec(job),
             key=options.key,
             share=options.share,
             progress=progress,
         )
         return pulled
-    # What may change in a job that has begun is not part of its identity.
-    identity = {"state": None, "new_credential": False, "share": None}
     report: Report = await backfills.push(
         job.name,
         job.file,
-        spec=_spec(job, **identity),
-        target=_spec(job, **identity, concurrency=64, max_failed=0.1),
+        spec=_spec(job),
+        target=_spec(job, concurrency=64, max_failed=0.1),  # these may change in a job that runs
         share=options.share,
         progress=progress,
     )
@@ -167,8 +165,9 @@ async def _run(
 
 def _spec(job: Job, **changes: Any) -> str:
     """Return *job* with *changes* of its options, in a form for any machine."""
-    options, file = dataclasses.replace(job.options, **changes), Path(job.file.name)
-    portable = msgspec.structs.replace(job, options=options, file=file)
+    changes |= {"state": None, "new_credential": False, "share": None}
+    options = dataclasses.replace(job.options, **changes)
+    portable = msgspec.structs.replace(job, options=options, file=Path(job.file.name))
     return msgspec.json.encode(table_of(portable)).decode()
 
 

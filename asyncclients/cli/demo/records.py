@@ -51,12 +51,8 @@ def read_record(sandbox: Sandbox, vendor: VendorName, quota: Quota, now: float) 
     arrivals = sandbox.requests(vendor)
     counted = [each.at for each in arrivals if each.credential and each.accepted]
     seconds = max(counted) - min(counted) if counted else 0.0
-    asked = {float(each.headers[ASKED_AT]) for each in arrivals if ASKED_AT in each.headers}
-    accepted_at = {
-        float(each.headers[ASKED_AT]): each.at
-        for each in arrivals
-        if each.accepted and ASKED_AT in each.headers
-    }
+    web = [(float(each.headers[ASKED_AT]), each) for each in arrivals if ASKED_AT in each.headers]
+    asked, accepted_at = {at for at, _ in web}, {at: each.at for at, each in web if each.accepted}
     waits = [accepted_at.get(at, now) - at for at in asked] or [0.0]
     return DemoResult(
         vendor=vendor,
