@@ -12,7 +12,7 @@ order between two kinds is that of their first waiters.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.slots import Permit
 
 _IDLE_FLOWS = 64
-"""Flows without a waiter that are kept before they are searched for removal."""
+"""Flows that are kept before those without a waiter are searched for removal."""
 
 
 class Flow:
@@ -36,17 +36,14 @@ class Flow:
         waiting: number of waiters that are not cancelled.
         start: virtual time at which the next turn starts, a whole number.
         order: of two flows with the same start, the lower goes first.
-        queued: number of heaps that the flow is in.
     """
 
-    __slots__ = ("order", "queued", "start", "waiters", "waiting")
+    __slots__ = ("order", "start", "waiters", "waiting")
 
     def __init__(self) -> None:
-        self.waiters: dict[Demand, deque[tuple[int, asyncio.Future[Permit]]]] = {}
-        self.waiting = 0
+        self.waiters = defaultdict[Demand, deque[tuple[int, "asyncio.Future[Permit]"]]](deque)
+        self.waiting = self.order = 0
         self.start = 0.0
-        self.order = 0
-        self.queued = 0
 
 
 class Kind:
@@ -73,15 +70,12 @@ class FlowQueue:
         waiting: number of waiters that are not cancelled.
     """
 
-    __slots__ = ("_flows", "_number", "_order", "_queued", "_virtual_time", "kinds", "waiting")
-
     def __init__(self) -> None:
         self._flows: dict[str | None, Flow] = {}
-        self.kinds: dict[Demand, Kind] = {}
+        self.kinds = defaultdict[Demand, Kind](Kind)
         self._virtual_time = 0.0
-        self._order = self._number = 0
-        self._queued = 0  # flows that are in a heap
-        self.waiting = 0
+        self._order = self._number = self.waiting = 0
+        self._most_flows = _IDLE_FLOWS
 
     @property
     def is_ordinary(self) -> bool:
@@ -97,44 +91,39 @@ class FlowQueue:
         front: bool,
     ) -> tuple[Flow, Kind]:
         """Add *waiter* at the end of flow *name*, or at its front; return where it is."""
-        flow = self._flows.get(name)
-        if flow is None:
+        if len(self._flows) >= self._most_flows:
+            self._drop_idle_flows()
+        if (flow := self._flows.get(name)) is None:
             flow = self._flows[name] = Flow()
-        kind = self.kinds.get(demand)
-        if kind is None:
-            kind = self.kinds[demand] = Kind()
-        waiters = flow.waiters.get(demand)
-        if waiters is None:
-            waiters = flow.waiters[demand] = deque()
+        kind, waiters = self.kinds[demand], flow.waiters[demand]
+        if not waiters:  # the flow is not in the heap of this kind
+            if len(flow.waiters) == 1:
+                flow.start = max(flow.start, self._virtual_time)
+                self._order += 1
+                flow.order = self._order
+            heappush(kind.heap, (flow.start, flow.order, name))
         self._number += 1
         if front:
             waiters.appendleft((-self._number, waiter))
         else:
             waiters.append((self._number, waiter))
-        flow.waiting += 1
-        kind.waiting += 1
-        self.waiting += 1
-        if len(self._flows) > 2 * self._queued + _IDLE_FLOWS:
-            self._drop_idle_flows()
-        if len(waiters) == 1:  # the flow is not in the heap of this kind
-            if not flow.queued:
-                self._queued += 1
-                flow.start = max(flow.start, self._virtual_time)
-                self._order += 1
-                flow.order = self._order
-            flow.queued += 1
-            heappush(kind.heap, (flow.start, flow.order, name))
+        self._count(flow, kind, 1)
         return flow, kind
+
+    def _count(self, flow: Flow, kind: Kind, waiters: int) -> None:
+        flow.waiting += waiters
+        kind.waiting += waiters
+        self.waiting += waiters
 
     def in_order(self) -> list[Demand]:
         """Return the kinds in the order of their first waiters."""
         if len(self.kinds) == 1:
             return [*self.kinds]
-        turns: list[tuple[float, int, int, Demand]] = []
+        turns: dict[Demand, tuple[float, int, int]] = {}
         for demand, kind in [*self.kinds.items()]:
             if (flow := self._first(demand, kind)) is not None:
-                turns.append((flow.start, flow.order, flow.waiters[demand][0][0], demand))
-        return [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:3])]
+                turns[demand] = flow.start, flow.order, flow.waiters[demand][0][0]
+        return sorted(turns, key=turns.__getitem__)
 
     def _first(self, demand: Demand, kind: Kind) -> Flow | None:
         """Return the flow whose turn is next in *kind*; remove the kind if there is none."""
@@ -151,16 +140,11 @@ class FlowQueue:
             if waiters:
                 return flow
             heappop(heap)
-            self._leave_heap(flow, demand)
-            if not flow.queued:
+            del flow.waiters[demand]
+            if not flow.waiters:
                 del self._flows[name]
         del self.kinds[demand]
         return None
-
-    def _leave_heap(self, flow: Flow, demand: Demand) -> None:
-        del flow.waiters[demand]
-        flow.queued -= 1
-        self._queued -= not flow.queued
 
     def pop(self, demand: Demand = ONE) -> asyncio.Future[Permit] | None:
         """Remove and return the next waiter of a kind; None if there is none."""
@@ -169,9 +153,7 @@ class FlowQueue:
             return None
         waiters, heap = flow.waiters[demand], kind.heap
         waiter = waiters.popleft()[1]
-        flow.waiting -= 1
-        kind.waiting -= 1
-        self.waiting -= 1
+        self._count(flow, kind, -1)
         # A flow whose kind was passed over has an earlier start; it takes one turn for that.
         self._virtual_time = start = max(self._virtual_time, flow.start)
         flow.start = start + 1.0
@@ -181,7 +163,7 @@ class FlowQueue:
             heapreplace(heap, (flow.start, flow.order, heap[0][2]))
             return waiter
         heappop(heap)
-        self._leave_heap(flow, demand)
+        del flow.waiters[demand]
         if not heap:
             del self.kinds[demand]
             if not self.kinds:
@@ -192,22 +174,20 @@ class FlowQueue:
 
     def leave(self, flow: Flow, kind: Kind) -> None:
         """Count a cancelled waiter of *flow*; clear the queue if it was the last one."""
-        flow.waiting -= 1
-        kind.waiting -= 1
-        self.waiting -= 1
+        self._count(flow, kind, -1)
         if not self.waiting:
             self.kinds.clear()
             self._flows.clear()
-            self._queued = 0
 
     def ahead(self, name: str | None, *, front: bool = False) -> int:
         """Return how many waiters would go before a new waiter of flow *name*."""
         flow = self._flows.get(name)
-        own, start, order = 0, self._virtual_time, math.inf
-        if flow is not None:
-            own = 0 if front else flow.waiting
-            start = flow.start if flow.queued else max(flow.start, start)
-            order = flow.order if flow.queued else order
+        own = 0 if front else self.waiting_of(name)
+        start, order = self._virtual_time, math.inf
+        if flow is not None and flow.waiters:
+            start, order = flow.start, flow.order
+        elif flow is not None:
+            start = max(flow.start, start)
         count, turn = own, start + own
         for other in self._flows.values():
             if other is flow or not other.waiting:
@@ -243,5 +223,6 @@ class FlowQueue:
         self._flows = {
             name: flow
             for name, flow in self._flows.items()
-            if flow.waiters or flow.queued or flow.start > self._virtual_time
+            if flow.waiters or flow.start > self._virtual_time
         }
+        self._most_flows = 2 * len(self._flows) + _IDLE_FLOWS
