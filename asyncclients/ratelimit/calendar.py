@@ -2,8 +2,7 @@
 
 A window ends at the first instant of the next one. With daylight saving time a day has 23 or
 25 hours; where midnight does not exist, the day begins at the instant of the change. An hour
-is a run of instants with the same hour on the clock and the same offset from UTC: one that
-the clock shows twice is two hours.
+that the clock shows twice, with two offsets from UTC, is two hours.
 """
 
 from __future__ import annotations
@@ -20,46 +19,39 @@ LONGEST = {"hour": _HOUR, "day": 25 * _HOUR, "month": 745 * _HOUR}
 """Seconds of the longest hour, day and month, in any time zone."""
 
 
-def check_calendar(unit: object, timezone: object) -> None:
-    """Check that *unit* is one of `LONGEST`, and *timezone* the name of a time zone.
+_EXAMPLE = "Write it as in Quota.calendar(10_000, 'day', timezone='Europe/Berlin')"
+
+
+def check_calendar(unit: object, timezone: object) -> str:
+    """Check that *unit* is one of `LONGEST`; return the name of *timezone*.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is not, or there is no such time zone.
     """
     if not isinstance(unit, str) or unit not in LONGEST:
-        raise ConfigurationError(
-            f"a calendar quota's unit must be 'hour', 'day' or 'month', not {shown(unit)}",
-            advice="Write it as in Quota.calendar(10_000, 'day', timezone='Europe/Berlin')",
-        )
-    if not isinstance(timezone, str):
-        raise ConfigurationError(
+        problem = f"a calendar quota's unit must be 'hour', 'day' or 'month', not {shown(unit)}"
+        raise ConfigurationError(problem, advice=_EXAMPLE)
+    name = getattr(timezone, "key", None) or ("UTC" if timezone is UTC else timezone)
+    if not isinstance(name, str):
+        problem = (
             "a calendar quota's time zone must be an IANA name or a ZoneInfo with a key, "
-            f"not {shown(timezone)}",
-            advice="Write it as in Quota.calendar(10_000, 'day', timezone='Europe/Berlin')",
+            f"not {shown(timezone)}"
         )
+        raise ConfigurationError(problem, advice=_EXAMPLE)
     try:
-        _zone(timezone)
+        _zone(name)
     except (KeyError, ValueError, OSError):
         known = available_timezones()
         if not known:
             raise ConfigurationError(
-                f"time zone {timezone!r} cannot be looked up: this system has no time zones",
+                f"time zone {name!r} cannot be looked up: this system has no time zones",
                 advice="Install them as a package: pip install tzdata",
             ) from None
         raise ConfigurationError(
-            f"there is no time zone {timezone!r}{did_you_mean(timezone, known)}",
+            f"there is no time zone {name!r}{did_you_mean(name, known)}",
             advice="Give an IANA name, as in timezone='Europe/Berlin'",
         ) from None
-
-
-def timezone_name(timezone: object) -> object:
-    """Return the name of *timezone* if it is a `ZoneInfo` with a key or `datetime.UTC`.
-
-    Anything else is returned as it is, for `check_calendar`.
-    """
-    if isinstance(timezone, ZoneInfo):
-        return timezone.key or timezone
-    return "UTC" if timezone is UTC else timezone
+    return name
 
 
 @lru_cache(maxsize=64)

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol
 
 import msgspec
-from multidict import istr
+from multidict import MultiMapping, istr
 
 _SECONDS = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}", re.ASCII)
 _COUNT = re.compile(r"([0-9]{1,12})(?:\.0*)?", re.ASCII)
@@ -84,15 +83,6 @@ _EPOCH_SECONDS = 1e11
 """A Unix time of at least this is in ms, µs or ns: divide by 1,000 until it is smaller."""
 
 
-class Headers(Protocol):
-    """The methods of a header multidict that are used here."""
-
-    def get(self, key: str, /) -> str | None: ...
-    def getall(self, key: str, /) -> Iterable[str]: ...
-    def keys(self) -> KeysView[str]: ...
-    def __contains__(self, key: object, /) -> bool: ...
-
-
 class RateLimitInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The rate limit information in one response. Missing values are None.
 
@@ -129,7 +119,7 @@ _NO_POLICY = Policy(None, None, None)
 
 
 def parse_rate_limit_headers(
-    status: int, headers: Headers, clock: Callable[[], float] = time.time
+    status: int, headers: MultiMapping[str], clock: Callable[[], float] = time.time
 ) -> RateLimitInfo | None:
     """Return the rate limit information of a response, or None if it has none.
 
@@ -140,14 +130,21 @@ def parse_rate_limit_headers(
     return _parse(status, headers, clock)
 
 
-def _parse(status: int, headers: Headers, clock: Callable[[], float]) -> RateLimitInfo | None:
+def _parse(
+    status: int, headers: MultiMapping[str], clock: Callable[[], float]
+) -> RateLimitInfo | None:
     is_rate_limited = status == 429
     retry_after = retry_after_seconds(headers, clock)
     policies = _policies(headers, clock, every=is_rate_limited)
     usable = policies
     if len(policies) > 1:
         usable = [each for each in policies if each.remaining is not None and each.counts_calls]
-    tightest = _tightest(usable or policies)
+    # The fewest remaining calls, for the longest time.
+    tightest = min(
+        usable or policies,
+        key=lambda each: (each.remaining or 0, -(each.reset or 0.0)),
+        default=_NO_POLICY,
+    )
     if is_rate_limited and retry_after is None:
         # Wait until every exhausted quota is reset.
         waits = (each.reset for each in policies if not each.remaining and each.reset is not None)
@@ -166,40 +163,32 @@ def _parse(status: int, headers: Headers, clock: Callable[[], float]) -> RateLim
     )
 
 
-def _tightest(policies: Sequence[Policy]) -> Policy:
-    if len(policies) == 1:
-        return policies[0]
-    return min(
-        policies, key=lambda each: (each.remaining or 0, -(each.reset or 0.0)), default=_NO_POLICY
-    )
-
-
 # --- Retry-After --------------------------------------------------------------------
 
 
-def retry_after_seconds(headers: Headers, clock: Callable[[], float] = time.time) -> float | None:
+def retry_after_seconds(
+    headers: MultiMapping[str], clock: Callable[[], float] = time.time
+) -> float | None:
     """Return the seconds of `Retry-After`; None if it is missing or invalid."""
     fields = headers.getall(_RETRY_AFTER) if _RETRY_AFTER in headers else ()
     values = [value.strip() for field in fields for value in _LIST.findall(field)]
     waits = (
-        float(value) if _SECONDS.fullmatch(value) else _until(value, headers, clock)
+        float(value) if _SECONDS.fullmatch(value) else _until(_http_date(value), headers, clock)
         for value in values
     )
     return max((wait for wait in waits if wait is not None), default=None)
 
 
-def _until(text: str, headers: Headers, clock: Callable[[], float]) -> float | None:
-    """Seconds until the HTTP date *text*."""
-    due = _http_date(text)
-    return None if due is None else _since_date(due, headers, clock)
-
-
-def _since_date(due: float, headers: Headers, clock: Callable[[], float]) -> float | None:
+def _until(
+    due: float | None, headers: MultiMapping[str], clock: Callable[[], float]
+) -> float | None:
     """Seconds from the response's `Date` to the Unix time *due*.
 
     Without a `Date` the local clock is used. An instant in the past then gives None,
     because the clock may be wrong.
     """
+    if due is None:
+        return None
     sent = _http_date((headers.get("Date") or "").strip())
     if sent is not None:
         return max(0.0, due - sent)
@@ -220,7 +209,9 @@ def _http_date(text: str) -> float | None:
 # --- Limit, remaining, reset ------------------------------------------------------------------
 
 
-def _policies(headers: Headers, clock: Callable[[], float], *, every: bool) -> list[Policy]:
+def _policies(
+    headers: MultiMapping[str], clock: Callable[[], float], *, every: bool
+) -> list[Policy]:
     """Return the quotas reported in *every* dialect, or only in the first that has `Remaining`."""
     policies: list[Policy] = []
     for names in _DIALECTS:
@@ -246,7 +237,7 @@ def _count(text: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def _reset(text: str, headers: Headers, clock: Callable[[], float]) -> float | None:
+def _reset(text: str, headers: MultiMapping[str], clock: Callable[[], float]) -> float | None:
     if text.isdecimal() and text.isascii() and len(text) <= 9:
         return float(text)
     text = text.strip()
@@ -254,20 +245,20 @@ def _reset(text: str, headers: Headers, clock: Callable[[], float]) -> float | N
         value = float(text)
         while value >= _EPOCH_SECONDS:
             value /= 1000
-        return value if value < _EPOCH else _since_date(value, headers, clock)
+        return value if value < _EPOCH else _until(value, headers, clock)
     if found := _DURATION.fullmatch(text.lower()):
         return sum(float(n or 0) * unit for n, unit in zip(found.groups(), _UNITS, strict=True))
     try:
         due = datetime.fromisoformat(text)
-        return _since_date(due.timestamp(), headers, clock) if due.tzinfo else None
+        return _until(due.timestamp(), headers, clock) if due.tzinfo else None
     except (ValueError, OverflowError):
-        return _until(text, headers, clock)
+        return _until(_http_date(text), headers, clock)
 
 
 # --- Structured fields --------------------------------------------------------------
 
 
-def _structured(headers: Headers) -> Iterator[Policy]:
+def _structured(headers: MultiMapping[str]) -> Iterator[Policy]:
     text = ", ".join(headers.getall(_RATE_LIMIT))
     policies = headers.getall(_RATE_LIMIT_POLICY) if _RATE_LIMIT_POLICY in headers else ()
     limits = dict(parse_list(", ".join(policies)) or ())

@@ -26,13 +26,7 @@ _FIRST_CHECK, _CHECK_EVERY = 1.0, 10.0
 
 
 class LongWait(NamedTuple):
-    """Calls that wait for the same cause.
-
-    Attributes:
-        calls: their number.
-        seconds: until the cause ends.
-        delay: the cause.
-    """
+    """A number of calls that wait for the same cause, which ends in *seconds*."""
 
     calls: int
     seconds: float
@@ -43,12 +37,9 @@ class LongWaits:
     """Reports the long waits of one scope.
 
     Args:
-        loop: the event loop of the scope.
         delays: returns what delays the waiting calls from a loop instant on, and how many calls.
         report: called once for each cause.
     """
-
-    __slots__ = ("_delays", "_loop", "_report", "_reported", "_timer")
 
     def __init__(
         self,

@@ -57,23 +57,12 @@ class LimiterProtocol(Protocol):
 
 
 class BacklogProtocol(Protocol):
-    """The methods of a scheduler that a shared limiter uses."""
+    """The methods of a scheduler that a shared limiter uses; see `Scheduler`."""
 
-    def backlog(self) -> tuple[int, Priority, Demand]:
-        """Return how many waiting calls of the first kind could be sent, its class and demand."""
-        ...
-
-    def dispatch(self) -> None:
-        """Grant the permits that have become available."""
-        ...
-
-    def refuse_late(self, delay: Delay, applies: Callable[[Priority, Demand], bool]) -> None:
-        """Fail the waiting calls to which *delay* applies and that it keeps past their deadline."""
-        ...
-
-    def fail(self, error: AsyncClientsError) -> None:
-        """Raise *error* in every waiting call."""
-        ...
+    def backlog(self) -> tuple[int, Priority, Demand]: ...
+    def dispatch(self) -> None: ...
+    def refuse_late(self, delay: Delay, applies: Callable[[Priority, Demand], bool]) -> None: ...
+    def fail(self, error: AsyncClientsError) -> None: ...
 
 
 class SharedLimiterFactory(Protocol):
@@ -94,15 +83,12 @@ class SharedLimiterFactory(Protocol):
         operator pauses the scope, resumes it or sets its quotas: with the settings before and
         now, and the seconds until the pause ends.
         """
-        ...
 
     def forget(self, limiter: LimiterProtocol) -> None:
         """Drop *limiter*, which `limiter` returned and which is idle."""
-        ...
 
     async def aclose(self) -> None:
         """Give back all held slots and close the connection, in bounded time. Idempotent."""
-        ...
 
 
 class LimitStore(Protocol):
@@ -113,4 +99,3 @@ class LimitStore(Protocol):
 
         *cold*: a scope that the store does not know starts with its quota spent.
         """
-        ...

@@ -13,7 +13,7 @@ import msgspec
 
 from asyncclients.arguments import is_seconds, shown
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.calendar import LONGEST, calendar_window, check_calendar, timezone_name
+from asyncclients.ratelimit.calendar import LONGEST, calendar_window, check_calendar
 
 _ROUNDING = 1e-9
 """0.29 of 100 requests are 29, although the product is a little less."""
@@ -60,8 +60,7 @@ class Quota:
             )
         object.__setattr__(self, "operations", _patterns(self.operations))
         if self.unit or self.timezone:
-            object.__setattr__(self, "timezone", timezone_name(self.timezone))
-            check_calendar(self.unit, self.timezone)
+            object.__setattr__(self, "timezone", check_calendar(self.unit, self.timezone))
 
     @classmethod
     def calendar(
@@ -88,8 +87,7 @@ class Quota:
         Raises:
             ConfigurationError: for an unknown unit or time zone; see also the constructor.
         """
-        name = cast("str", timezone_name(timezone))
-        check_calendar(unit, name)
+        name = check_calendar(unit, timezone)
         return cls(limit, LONGEST[unit], operations=_patterns(operations), unit=unit, timezone=name)
 
     @property
@@ -123,14 +121,13 @@ class Quota:
 
 
 def _patterns(operations: Any) -> tuple[str, ...]:
+    problem = f"this one is {shown(cast('object', operations))}"
     if isinstance(operations, (list, tuple)):
         found = tuple(cast("Sequence[Any]", operations))
         wrong = [pattern for pattern in found if not isinstance(pattern, str) or not pattern]
         if not wrong:
             return found
         problem = f"this one holds {shown(wrong[0])}"
-    else:
-        problem = f"this one is {shown(cast('object', operations))}"
     raise ConfigurationError(
         f"a quota's operations must be a sequence of patterns; {problem}",
         advice="Write it as in Quota(100, 60.0, operations=('events.*',))",
@@ -138,11 +135,9 @@ def _patterns(operations: Any) -> tuple[str, ...]:
 
 
 class Share(msgspec.Struct, frozen=True, cache_hash=True):
-    """A part of every quota that the calls of one kind of work may take, and no more.
+    """A part of every quota, above 0 and at most 1, that the calls of one kind of work may take.
 
-    Attributes:
-        name: of the work: its flow, or empty.
-        fraction: above 0, at most 1.
+    *name* is that of the work: its flow, or empty.
     """
 
     name: str
@@ -170,9 +165,8 @@ class Demand(msgspec.Struct, frozen=True, cache_hash=True):
     """The units that one call takes, at one instant, of each quota that applies to it.
 
     Attributes:
-        cost: units, at least 1.
         operation: as in `contacts.create`; empty if no quota depends on it.
-        share: the share of the quotas that it counts towards; None for none.
+        share: the share of the quotas that it counts towards.
     """
 
     cost: int = 1
@@ -225,10 +219,9 @@ def check_quotas(quotas: Any, form: str = "quotas=[Quota(2, 1.0)]") -> tuple[Quo
 
 
 class Priority(IntEnum):
-    """The class of a call, which decides its place in the queue.
+    """The class of a call: interactive calls go before background calls.
 
-    Interactive calls go before background calls. While both wait, one grant in ten goes
-    to background, so that it does not starve.
+    While both wait, one grant in ten goes to background, so that it does not starve.
     """
 
     INTERACTIVE = 0

@@ -1,10 +1,9 @@
 """Timers that work the same on every event loop.
 
-Loops differ in the handle that `call_at` returns and in when they call back. uvloop
-counts whole milliseconds: it calls back up to half a millisecond early, and for a timer
-due sooner than that it returns a plain `Handle` without `when()` (MagicStack/uvloop#482).
-So `Timer` keeps the due time itself, uses only `cancel()` of a handle, and sets a timer
-that fires early again.
+Loops differ in the handle that `call_at` returns and in when they call back. uvloop calls back
+up to half a millisecond early, and for a timer due sooner than that it returns a plain `Handle`
+without `when()` (MagicStack/uvloop#482). So `Timer` keeps the due time itself, uses only
+`cancel()` of a handle, and sets a timer that fires early again.
 """
 
 from __future__ import annotations
@@ -38,21 +37,14 @@ def system_time(at: float) -> float:
 def wall_clock(loop: asyncio.AbstractEventLoop) -> Callable[[float], float]:
     """Return the function that gives the seconds since 1970 of an instant of *loop*.
 
-    It follows the system's clock where that is set, and after a suspension, and it follows
-    the loop where its time is virtual. All functions of one loop return the same time.
+    It follows the system's clock where that is set, and the loop where its time is virtual.
     """
     ahead = _ahead_of.setdefault(loop, time.monotonic() - loop.time())
     return lambda at: system_time(at + ahead)
 
 
 class Timer:
-    """Calls *callback* when *loop* reaches the instant that was set, and not before.
-
-    Attributes:
-        due_at: the instant that is set; inf if none is.
-    """
-
-    __slots__ = ("_callback", "_handle", "_loop", "due_at")
+    """Calls *callback* when *loop* reaches `due_at`, and not before; inf if no instant is set."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
         self._loop, self._callback = loop, callback
@@ -87,13 +79,8 @@ class Timer:
 class IdleSweep:
     """Calls *sweep* twice per shortest period of the watched scopes, while it returns True.
 
-    Args:
-        loop: the event loop of the timer.
-        sweep: evicts the scopes that are idle at the given loop instant; returns whether
-            any are left.
+    *sweep* evicts the scopes that are idle at the given loop instant.
     """
-
-    __slots__ = ("_interval", "_loop", "_sweep", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweep: Callable[[float], bool]) -> None:
         self._loop, self._sweep = loop, sweep
