@@ -48,6 +48,9 @@ class _Clock:
 
     __slots__ = ("now",)
 
+    def __init__(self, now: float) -> None:
+        self.now = now
+
     def time(self) -> float:
         return self.now
 
@@ -88,7 +91,7 @@ class TokenBucket(_LeakyBucket):
         self.full_burst = min(float(quota.limit), max(2.0, quota.limit / 20))
         self.full_rate = RATE_SAFETY * quota.rate
         super().__init__(self.full_burst, self.full_burst / self.full_rate)
-        self._loop = self._clock = _Clock()  # type: ignore[misc,assignment]  # a slot of ours
+        self._loop = self._clock = _Clock(now)  # type: ignore[misc,assignment]  # a slot of ours
         self._last_check = now
 
     @property
