@@ -1,4 +1,4 @@
-"""What one process knows of a scope's log, the slots that it holds, and its next request.
+"""The state of one process for one scope: the log by its last response, its slots and reports.
 
 `protocol.py` explains the terms. Nothing here waits, sends or reads a clock: `now` is an
 argument. `lease_client.py` sends the requests.
@@ -97,7 +97,7 @@ class LeaseState:
         self.configured = local.quotas  # which an operator's quotas may replace
         # From the last response:
         self.last_response_at = -math.inf
-        self.control = NO_CONTROL  # what an operator has set
+        self.control = NO_CONTROL  # the settings of an operator
         self.held_until = -math.inf  # the end of an operator's pause
         self.contenders = 0  # processes that waited in the same class
         self.asked_priority = 0  # that class

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class SharedLimits:
     """A store as a program names it. It is bound to no event loop and survives a fork."""
 
-    _config = StoreConfig(display_name="at an unusable address")
+    _config = StoreConfig(display_name="at an unusable address")  # until the address is checked
 
     def __repr__(self) -> str:
         config = self._config
