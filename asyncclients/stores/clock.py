@@ -26,35 +26,32 @@ def micros(seconds: float) -> int:
 
 
 class StoreClock:
-    """The offset between the store's clock and the loop's."""
+    """The offset between the store's clock and the loop's.
 
-    __slots__ = ("_min_offset", "_offsets", "_updated_at")
+    Attributes:
+        has_jumped: the store's clock was set forward between the last two responses. A process
+            that was suspended while the store was not sees the same difference.
+    """
+
+    __slots__ = ("_min_offset", "_offsets", "_updated_at", "has_jumped")
 
     def __init__(self) -> None:
         self._offsets: deque[float] = deque(maxlen=_SAMPLES)
         self._min_offset = self._updated_at = -math.inf
-
-    def jumped(self, sent_at: float, received_at: float, store_now: int) -> bool:
-        """Return whether the store's clock was set forward since a recent response.
-
-        A process that was suspended while the store was not sees the same difference.
-        """
-        time = store_now / SECOND
-        jumped = (
-            received_at - time < self._min_offset - _JUMP
-            and received_at < self._updated_at + _JUMP_WINDOW
-        )
-        self._min_offset, self._updated_at = sent_at - time, received_at
-        return jumped
+        self.has_jumped = False
 
     def update(self, sent_at: float, received_at: float, store_now: int) -> float:
         """Return the loop instant of *store_now*, at most *received_at*."""
         time = store_now / SECOND
-        self._offsets.append(received_at - time)
+        offset = received_at - time
+        is_recent = received_at < self._updated_at + _JUMP_WINDOW
+        self.has_jumped = is_recent and offset < self._min_offset - _JUMP
+        self._min_offset, self._updated_at = sent_at - time, received_at
+        self._offsets.append(offset)
         at = min(self._offsets) + time
         if at < sent_at:  # one of the clocks was set: discard the earlier samples
             self._offsets.clear()
-            self._offsets.append(received_at - time)
+            self._offsets.append(offset)
             at = received_at
         return at
 

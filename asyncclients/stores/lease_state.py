@@ -366,14 +366,12 @@ class LeaseState:
         self._check_epoch(request, response, received_at)
         self._check_quotas(request, response)
         self._update_control(response, received_at)
-        jumped = self._clock.jumped(sent_at, received_at, response.now)
-        self._is_clock_suspect = jumped or (
-            self._is_clock_suspect and request.epoch != UNKNOWN_EPOCH
-        )
-        if jumped:
+        base = self._clock.update(sent_at, received_at, response.now)
+        is_suspect = self._is_clock_suspect and request.epoch != UNKNOWN_EPOCH
+        self._is_clock_suspect = is_suspect or self._clock.has_jumped
+        if self._clock.has_jumped:
             advice = "Check the time service of its host"
             self.log.reset(self.key, received_at, "its clock was set forward", request, advice)
-        base = self._clock.update(sent_at, received_at, response.now)
         lease = request.lease / SECOND
         for offset, opens_in in enumerate(response.opens_in):
             usable_at, number = base + opens_in / SECOND, request.first + offset * request.cost
