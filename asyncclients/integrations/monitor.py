@@ -84,7 +84,7 @@ class Monitor:
         self._pools = (pool, *others)
         self._port = port
         self._hosts: frozenset[str] = frozenset()
-        self._samples: deque[tuple[int, Sample]] = deque(maxlen=_HISTORY)
+        self._samples: deque[Sample] = deque(maxlen=_HISTORY)
         self._sampled = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._sampler: asyncio.Task[None] | None = None
@@ -147,16 +147,13 @@ class Monitor:
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
-        number = 0
         add_sample = Callback(self._add_sample)
         while True:
-            number += 1
-            add_sample((number, loop.time() - started_at))
+            add_sample(loop.time() - started_at)
             await asyncio.sleep(TICK)
 
-    def _add_sample(self, numbered: tuple[int, float]) -> None:
-        number, at = numbered
-        self._samples.append((number, self.sample(at)))
+    def _add_sample(self, at: float) -> None:
+        self._samples.append(self.sample(at))
         self._sampled.set()
         self._sampled = asyncio.Event()
 
@@ -180,14 +177,12 @@ class Monitor:
         return response
 
     async def _stream(self, response: web.StreamResponse) -> None:
-        last = 0
+        last = -1.0
         while self._sampler is not None:
             sampled = self._sampled
-            fresh = [(number, sample) for number, sample in self._samples if number > last]
-            if fresh:
-                last = fresh[-1][0]
-                samples = msgspec.json.encode([sample for _, sample in fresh])
-                await response.write(b"data: " + samples + b"\n\n")
+            if fresh := [sample for sample in self._samples if sample.at > last]:
+                last = fresh[-1].at
+                await response.write(b"data: " + msgspec.json.encode(fresh) + b"\n\n")
             await sampled.wait()
 
     def _check(self, request: web.Request) -> None:

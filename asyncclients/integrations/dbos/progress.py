@@ -45,7 +45,7 @@ class JobProgress:
         """Start the run; rows settled before do not count towards its rate."""
         if self._on_progress is not None:
             settled = _settled(await self._read(self._job))
-            counter, flow = self._worker.counter(self._job), flow_of(self._kind, self._job)
+            counter, flow = self._worker.counters[self._job], flow_of(self._kind, self._job)
             self._estimator = EtaEstimator(counter, flow, settled, is_shared=True)
         self._began_at = self._loop.time()
 

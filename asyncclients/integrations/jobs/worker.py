@@ -43,6 +43,7 @@ class Worker:
     """Runs steps of the jobs in *database*; *resolve* returns the target or list of a job's spec.
 
     Attributes:
+        counters: count the requests that this process sends for each job.
         running: the ids of the workflows that run in this process.
         batch_sizes: rows per call of each push that has run here.
     """
@@ -53,8 +54,8 @@ class Worker:
         self._resolved: dict[str, PushTarget | Paginator[Any]] = {}
         self._steps: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self._counters: dict[str, RequestCounter] = {}
         self._breakers: defaultdict[str, list[CircuitBreaker]] = defaultdict(list)
+        self.counters: defaultdict[str, RequestCounter] = defaultdict(RequestCounter)
         self.running: set[str] = set()
         self.batch_sizes: dict[str, int] = {}
 
@@ -64,12 +65,6 @@ class Worker:
         for step in self._steps:
             step.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
-
-    def counter(self, job: str) -> RequestCounter:
-        """Return the counter of the requests that this process sends for *job*."""
-        if job not in self._counters:
-            self._counters[job] = RequestCounter()
-        return self._counters[job]
 
     def outages(self) -> dict[str, Outage]:
         """Return how this process finds the vendor of each job of which a step has got responses.
@@ -95,7 +90,7 @@ class Worker:
         await self._check_failures(job, to.max_failed)
         log, flow = DbRowLog(self._database, job), flow_of(record.kind, job)
         self.batch_sizes[job] = max(1, to.batch_size)
-        breaker, counter = CircuitBreaker(to.max_outage), self.counter(job)
+        breaker, counter = CircuitBreaker(to.max_outage), self.counters[job]
         step = push_step(
             rows, to, log, flow=flow, coerce=record.coerce, counter=counter, breaker=breaker
         )
@@ -107,7 +102,7 @@ class Worker:
         """Fetch the pages of *job* after the cursor *after*: one durable step."""
         record, source = await self._resolve_job(job, Paginator)
         pages = DbPageStore(self._database, job)
-        flow, counter, breaker = flow_of(record.kind, job), self.counter(job), CircuitBreaker()
+        flow, counter, breaker = flow_of(record.kind, job), self.counters[job], CircuitBreaker()
         step = pull_step(
             source, pages, after=after, flow=flow, share=share, counter=counter, breaker=breaker
         )
