@@ -189,7 +189,7 @@ class ChangeLog:
             change: Change = row.data
             if change.action is Action.CREATE:
                 self._add_intent(change, "")
-        return self._memory.saved()
+        return self._memory.journal.saved()
 
     def _add_intent(self, change: Change, reason: str) -> None:
         row = change.row
@@ -202,7 +202,7 @@ class ChangeLog:
             change: Change = row.data
             if change.action is Action.CREATE:
                 self._memory.remove_intent(change.key)
-        self._memory.save_now()
+        self._memory.journal.commit_now()
 
     def mark_done(self, rows: Sequence[Row]) -> None:
         """Record that the vendor executed the calls of *rows*, and set their next actions."""
@@ -221,13 +221,13 @@ class ChangeLog:
                 self._state.deleted += 1
                 self._state.missing -= 1
                 self._settle(change)
-        self._memory.save_soon()
+        self._memory.journal.commit_later()
 
     def _on_created(self, change: Change) -> None:
         change.item_id = self._id_of(change)
         self._remember(change)
         self._state.created += 1
-        self._memory.save_now()
+        self._memory.journal.commit_now()
 
     def _on_updated(self, change: Change) -> None:
         if change.is_gone:
@@ -304,7 +304,7 @@ class ChangeLog:
         if is_final and change.action in SENT:
             memory.reject(change.key, change.digest, row_reason(failure))
         self._settle(change)
-        memory.save_now()
+        memory.journal.commit_now()
 
     def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
         """Record that the creates among *rows* may or may not have been executed."""
@@ -313,4 +313,4 @@ class ChangeLog:
             self._add_intent(change, reason)
             self._state.unknown += 1
             self._settle(change)
-        self._memory.save_now()
+        self._memory.journal.commit_now()

@@ -121,7 +121,7 @@ class Sync:
             self._state.complete = self._handed_out == self._planned
         finally:
             self._report()  # saved with the next commit
-            self._memory.save_now()
+            self._memory.journal.commit_now()
 
     # --- Examine ----------------------------------------------------------------------------
 
@@ -153,16 +153,16 @@ class Sync:
         self._is_list_uncertain = resumed
         if not resumed:
             memory.begin_adoption(self._rows.shape)
-        await memory.saved()
+        await memory.journal.saved()
         flow, counter, breaker = self._options.flow, self._counter, self._breaker
         reader = PagePrefetcher(self._target.list(), _PREFETCH, flow, counter, breaker)
         await reader.read(state.page if resumed else reader.start, self._remember)
         state.page = 0
-        await memory.saved()
+        await memory.journal.saved()
         for key in await memory.lost_keys():
             if key not in self._rows:
                 memory.forget(key)
-        await memory.saved()
+        await memory.journal.saved()
 
     async def _remember(self, page: Page[Any]) -> None:
         if page.total is not None:
@@ -182,7 +182,7 @@ class Sync:
             known[key] = found
             memory.remember(key, found)
         self._state.page = page.number
-        memory.save_soon()
+        memory.journal.commit_later()
 
     # --- Decide -----------------------------------------------------------------------------
 
@@ -261,7 +261,7 @@ class Sync:
         else:
             for key in absent:
                 memory.remove_intent(key)
-        await memory.saved()
+        await memory.journal.saved()
 
     async def _compare_parents(self) -> None:
         """Update nodes that were adopted, and whose parent is not that of their row."""
@@ -316,7 +316,7 @@ class Sync:
         rows, memory = self._rows, self._memory
         if not rows.layout:
             return
-        await memory.saved()
+        await memory.journal.saved()
         for indexes in rows.read_rows():
             known = await memory.items([rows.keys[index] for index in indexes])
             for index in indexes:
@@ -414,7 +414,7 @@ class Sync:
             return
         for key in known:
             self._memory.doubt(key, items[key])
-        await self._memory.saved()
+        await self._memory.journal.saved()
 
     def _fails(self, change: Change, parent: str | None) -> bool:
         """Record the failure of a row that is not sent; return False for any other."""
@@ -430,7 +430,7 @@ class Sync:
         else:
             return False
         self._write_failure(change.row, ValueError(problem))
-        self._memory.save_soon()
+        self._memory.journal.commit_later()
         return True
 
     async def _deletion_order(self) -> list[list[int]]:

@@ -187,7 +187,7 @@ async def test_memory_finds_items_whose_commit_starts_during_the_read(
         blocked = asyncio.create_task(journal.run(is_free.wait))
         reading = asyncio.create_task(memory.items([7]))
         await asyncio.sleep(0)  # the read waits for the journal's thread, and the commit for it
-        memory.save_now()
+        memory.journal.commit_now()
         await has_started.wait()
         is_free.set()
         await blocked

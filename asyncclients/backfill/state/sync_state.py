@@ -18,7 +18,7 @@ clears `SyncState.layout`, and a run that ends writes all lines anew.
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -144,6 +144,7 @@ class SyncMemory:
     """The tables of a sync, and their changes that the next commit saves.
 
     Attributes:
+        journal: saves the changes.
         state: saved with the next commit.
         intents: by the digest of the key.
         rejected: digest of the row, and reason, by the digest of the key.
@@ -151,7 +152,7 @@ class SyncMemory:
     """
 
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+        self.journal = journal
         self.state = SyncState()
         self.intents: dict[int, Intent] = {}
         self.rejected: dict[int, tuple[int, str]] = {}
@@ -191,7 +192,7 @@ class SyncMemory:
         places = ",".join("?" * len(keys))
         sql = f"SELECT key, id, sent, listed, parent FROM item WHERE key IN ({places})"  # noqa: S608 - only ?
         changed = self._changed_items(keys)  # a commit that starts during the read takes them away
-        rows = {row[0]: row for row in await self._journal.read(sql, *keys)}
+        rows = {row[0]: row for row in await self.journal.read(sql, *keys)}
         rows |= changed | self._changed_items(keys)
         return {key: Item(*row[1:]) for key, row in rows.items() if row is not None}
 
@@ -201,32 +202,32 @@ class SyncMemory:
 
     async def known_count(self) -> int:
         """Return the number of items with an id that were not missing in the vendor's list."""
-        ((count,),) = await self._journal.read(f"SELECT count(*) FROM item WHERE {_KNOWN}")  # noqa: S608
+        ((count,),) = await self.journal.read(f"SELECT count(*) FROM item WHERE {_KNOWN}")  # noqa: S608
         return int(count)
 
     async def known_keys(self) -> AsyncIterator[list[int]]:
         """Yield the digests of the keys of these items in ascending order, some at a time."""
         sql = f"SELECT key FROM item WHERE key > ? AND {_KNOWN} ORDER BY key LIMIT ?"  # noqa: S608
         last = -(2**63)
-        while page := await self._journal.read(sql, last, _PAGE):
+        while page := await self.journal.read(sql, last, _PAGE):
             yield [key for (key,) in page]
             last = page[-1][0]
 
     async def lost_keys(self) -> list[int]:
         """Return the digests of the keys of items that are not in the vendor's list."""
         sql = "SELECT key FROM item WHERE sent IS NULL AND listed IS NULL"
-        return [key for (key,) in await self._journal.read(sql)]
+        return [key for (key,) in await self.journal.read(sql)]
 
     async def has_listed(self) -> bool:
         """Return whether any item was listed and not sent since."""
         sql = "SELECT 1 FROM item WHERE listed IS NOT NULL LIMIT 1"
-        return bool(await self._journal.read(sql))
+        return bool(await self.journal.read(sql))
 
     async def lines(self, layout: str) -> RememberedLines:
         """Return the lines of the last run, none if they are not valid or had another *layout*."""
         found = RememberedLines(array("q"), array("q"))
         if layout and layout == self.state.layout:
-            for digests, keys in await self._journal.read(
+            for digests, keys in await self.journal.read(
                 "SELECT digests, keys FROM line ORDER BY number"
             ):
                 found.digests.frombytes(digests)
@@ -292,18 +293,6 @@ class SyncMemory:
     def write_failure(self, row: Row, failure: BaseException) -> None:
         """Add *row* to the file of failed rows."""
         self._failures.add(describe(row, failure))
-
-    def save_soon(self) -> None:
-        """Start a commit soon: there are changes that may be lost in a crash."""
-        self._journal.commit_later()
-
-    def save_now(self) -> None:
-        """Start a commit."""
-        self._journal.commit_now()
-
-    def saved(self) -> Awaitable[None]:
-        """Return a future that is done when all changes so far are on disk."""
-        return self._journal.saved()
 
     def _changes(self) -> Changes:
         statements, self._before = self._before, []
