@@ -41,7 +41,10 @@ MAX_FAILURES = 20
 class RequestPreview(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it would be sent, without headers and so without a credential.
 
-    The path includes the query and is percent-encoded; the body is text, or None.
+    Attributes:
+        method: HTTP method.
+        path: path and query of the URL, percent-encoded.
+        body: content, as text; None without one.
     """
 
     method: str
@@ -50,14 +53,25 @@ class RequestPreview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InvalidRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that would fail without being sent; its line is its number if the input has no lines."""
+    """A row that would fail without being sent.
+
+    Attributes:
+        line: where the row starts in the input, from 1; its number if the input has no lines.
+        reason: why it would fail.
+    """
 
     line: int
     reason: str
 
 
 class InvalidReason(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of invalid rows with the same reason, and the line of the first."""
+    """Invalid rows with the same reason.
+
+    Attributes:
+        reason: why they would fail.
+        rows: their number.
+        line: where the first of them starts in the input, as in `InvalidRow`.
+    """
 
     reason: str
     rows: int
