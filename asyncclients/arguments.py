@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -150,6 +150,17 @@ def check_fields(options: msgspec.Struct) -> None:
     """Check the fields of *options* by `check_value`, unless their types name callables."""
     for field in msgspec.structs.fields(options):
         check_value(field.name, getattr(options, field.name), field.type)
+
+
+def check_keywords(function: Callable[..., Any], misspelt: Iterable[str]) -> None:
+    """Raise `ConfigurationError` if *misspelt* is not empty; name the keywords of *function*."""
+    if names := ", ".join(misspelt):
+        parameters = inspect.signature(function).parameters.values()
+        known = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        raise ConfigurationError(
+            f"{function.__name__} has no argument {names}{did_you_mean(names, known)}",
+            advice=f"It takes {', '.join(known)}",
+        )
 
 
 def check_path(name: str, value: Any) -> None:

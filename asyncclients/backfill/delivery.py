@@ -176,7 +176,10 @@ class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 def _check_target(target: Any) -> None:
     """Raise `ConfigurationError` unless *target* can be called with a row and awaited."""
-    problem, advice = "", "Give an operation, as totango.touchpoints.create, or an `async def`"
+    problem, advice = (
+        "",
+        "Give an operation, the method that takes a row, as totango.touchpoints.create",
+    )
     if hasattr(target, "__await__"):
         close_coroutine(target)
         problem, advice = f"{target!r}, not a function", "Do not call it: create, not create(...)"

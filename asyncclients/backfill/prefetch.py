@@ -276,6 +276,8 @@ class PullSetup(msgspec.Struct, frozen=True, kw_only=True):
     flow: str
     share: QuotaShare | None
     max_outage: Seconds
+    new_credential: bool
+    refresh: bool
     breaker: CircuitBreaker
     counter: RequestCounter = msgspec.field(default_factory=RequestCounter)
 

@@ -16,15 +16,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from asyncclients.arguments import (
     check_function,
+    check_keywords,
     check_path,
     check_seconds,
-    check_value,
     close_coroutine,
 )
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
@@ -75,6 +76,7 @@ async def pull(
     max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    **misspelt: Never,
 ) -> Report:
     """Write every item of *source* to *to*; run again with the same *state* to resume.
 
@@ -108,6 +110,7 @@ async def pull(
         new_credential: the client has a new credential of the same account: resume the
             state of the old one.
         progress: is called with a `Progress` about once a second.
+        misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument is invalid, or *source* cannot be sorted by *since*;
@@ -122,9 +125,8 @@ async def pull(
     When cancelled, it saves and raises `CancelledError`. Its calls have background priority.
     """
     try:
+        check_keywords(pull, misspelt)
         _check(source, to, state, progress)
-        check_value("new_credential", new_credential, bool)
-        check_value("refresh", refresh, bool)
         sink, name = open_sink(to)
         setup = PullSetup(
             sink=sink,
@@ -134,25 +136,24 @@ async def pull(
             flow=flow or f"pull {name} {state}",
             share=share,
             max_outage=max_outage,
+            new_credential=new_credential,
+            refresh=refresh,
             breaker=CircuitBreaker(max_outage),
         )
         options = _refresh_options(source, sink, refresh, since, lag=lag, changes=changes)
         _check_files(Path(state), sink, options)
         job = await asyncio.to_thread(pull_job, source, name, key)
-        journal = await Journal.open(state, job, new_credential=new_credential)
-    except BaseException:
-        close_coroutine(source)
-        raise
-    try:
-        run = await _open_run(journal, setup, options)
-        with call_context(Priority.BACKGROUND, setup.flow, share=share):
-            async with reporting_progress(run.progress, run.estimator, progress):
-                await run.work(source)
-            await journal.finish()
-            return run.report()
+        async with aclosing(
+            await Journal.open(state, job, new_credential=new_credential)
+        ) as journal:
+            run = await _open_run(journal, setup, options)
+            with call_context(Priority.BACKGROUND, setup.flow, share=share):
+                async with reporting_progress(run.progress, run.estimator, progress):
+                    await run.work(source)
+                await journal.finish()
+                return run.report()
     finally:
         close_coroutine(source)
-        await journal.aclose()
 
 
 async def _open_run(

@@ -17,11 +17,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Never, TypedDict, Unpack, overload
 
 import msgspec
 
-from asyncclients.arguments import PositiveInt, check_fields, check_function, check_path
+from asyncclients.arguments import (
+    PositiveInt,
+    check_fields,
+    check_function,
+    check_keywords,
+    check_path,
+)
 from asyncclients.backfill.delivery import Delivery, PushTarget
 from asyncclients.backfill.files.source import Row, Rows, Source, is_path, open_source
 from asyncclients.backfill.plan import Plan, PlannedRows, RequestBuilder, copied_journal
@@ -115,6 +121,7 @@ async def push(
     max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    **misspelt: Never,
 ) -> Report | Plan:
     """Send each row of *source* to *target*; run again with the same *state* to resume.
 
@@ -155,6 +162,7 @@ async def push(
         new_credential: the client has a new credential of the same account; resume
             the state that was created with the old one.
         progress: called with a `Progress` about once a second.
+        misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument is invalid; nothing was read.
@@ -168,6 +176,8 @@ async def push(
     are on the wire, saves the state, and raises `CancelledError`. Interactive calls take
     precedence over all calls of a push.
     """
+    check_keywords(push, misspelt)
+    check_rows(source)
     to = PushTarget(
         target=target,
         row_type=row_type,
@@ -190,7 +200,6 @@ async def push(
         reconcile=reconcile,
         progress=progress,
     )
-    check_rows(source)
     return await _run(source, to, options)
 
 

@@ -17,8 +17,9 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Never, Unpack, overload
 
+from asyncclients.arguments import check_keywords
 from asyncclients.backfill.delivery import PushTarget
 from asyncclients.backfill.files.source import Rows, is_path
 from asyncclients.backfill.plan import Plan, copied_journal
@@ -95,6 +96,7 @@ async def sync(
     max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    **misspelt: Never,
 ) -> SyncReport | Plan:
     """Make the items of *target* agree with the rows of *source*, with the fewest requests.
 
@@ -133,6 +135,7 @@ async def sync(
         max_outage: seconds without a usable response after which the run stops.
         new_credential: as for `push`.
         progress: called with a `Progress` about once a second.
+        misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument is invalid, or the vendor cannot do what it asks for.
@@ -146,6 +149,7 @@ async def sync(
     When cancelled, it sends nothing more, waits up to 30 s for responses to requests that are on
     the wire, saves the state, and raises `CancelledError`. Interactive calls take precedence.
     """
+    check_keywords(sync, misspelt)
     found = Target(target, key)
     to = PushTarget(
         target=SyncCalls(found).call,
@@ -170,14 +174,13 @@ async def sync(
         new_credential=new_credential,
         progress=progress,
     )
-    found.check(adopt=adopt, delete=on_missing == "delete")
-    with call_context(Priority.BACKGROUND, options.flow, share=share):
-        return await _run(source, found, to, options)
+    return await _run(source, found, to, options)
 
 
 async def _run(
     source: Rows, found: Target, to: PushTarget, options: SyncOptions
 ) -> SyncReport | Plan:
+    found.check(adopt=options.adopt, delete=options.on_missing == "delete")
     check_rows(source)
     state, renewed = options.state, options.new_credential
     rows = SyncInput(source, found, to.converter())
@@ -185,10 +188,11 @@ async def _run(
     await rows.check()
     names = found.given, found.name, rows.converter.name, found.key
     job = await asyncio.to_thread(sync_job, *names, to.map)
-    if options.dry_run:
-        async with copied_journal(state, job, new_credential=renewed) as journal:
-            return await Sync(rows, found, to, await SyncMemory.load(journal), options).plan()
-    async with aclosing(await Journal.open(state, job, new_credential=renewed)) as journal:
-        report = await Sync(rows, found, to, await SyncMemory.load(journal), options).run()
-        await journal.finish()
-        return report
+    with call_context(Priority.BACKGROUND, options.flow, share=to.share):
+        if options.dry_run:
+            async with copied_journal(state, job, new_credential=renewed) as journal:
+                return await Sync(rows, found, to, await SyncMemory.load(journal), options).plan()
+        async with aclosing(await Journal.open(state, job, new_credential=renewed)) as journal:
+            report = await Sync(rows, found, to, await SyncMemory.load(journal), options).run()
+            await journal.finish()
+            return report

@@ -107,6 +107,16 @@ async def test_pull_rejects_invalid_argument(tmp_path: Path, name: str, value: A
     assert not any(tmp_path.iterdir())
 
 
+async def test_misspelt_argument_is_rejected_with_the_known_ones(tmp_path: Path) -> None:
+    """A keyword that `push` and `pull` do not have is rejected before anything is read."""
+    options: Any = {"max_faild": 1.0}
+    with pytest.raises(ConfigurationError, match=r"no argument max_faild.*max_failed"):
+        await push(Unread(), target, state=tmp_path / "s.db", **options)
+    with pytest.raises(ConfigurationError, match=r"no argument max_faild.*max_failed"):
+        await pull(Unread(), tmp_path / "o.jsonl", state=tmp_path / "s.db", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_push_accepts_numbers_at_the_limits(tmp_path: Path) -> None:
     """The smallest and largest allowed values are accepted, infinity as well."""
     accepted: list[PushOptions] = [
