@@ -100,6 +100,7 @@ class FromEnvironment(Generic[P]):
         own, pool, *others = signature(owner.__init__).parameters.values()
         environ = pool.replace(name="environ", default=None, annotation="Mapping[str, str] | None")
         keywords = [p.replace(default=None) for p in others if p.kind is Parameter.KEYWORD_ONLY]
+        keywords += [p for p in others if p.kind is Parameter.VAR_KEYWORD]
         shown = Signature([own.replace(name="cls"), pool, environ, *keywords])
 
         def from_env(

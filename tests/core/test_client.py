@@ -37,6 +37,28 @@ async def test_from_env(pool: SessionPool, monkeypatch: pytest.MonkeyPatch) -> N
         assert ToyClient.from_env(pool).base_url == server.url
 
 
+class WideClient(ToyClient):
+    """A client with an option of its own, which passes the others on."""
+
+    def __init__(self, pool: SessionPool, *, region: str, **options: Any) -> None:
+        super().__init__(pool, **options)
+        self.region = region
+
+
+def test_from_env_has_the_keywords_of_a_constructor_of_ones_own() -> None:
+    """It takes what the constructor takes, and rejects other names."""
+    environ = {"TOY_KEY": CANARY, "TOY_BASE_URL": "https://toy.example.com/v2/"}
+    from_env: Any = WideClient.from_env
+    client = from_env(SessionPool(), environ, region="eu", quota_key="acme")
+    assert (client.region, client.base_url) == ("eu", "https://toy.example.com/v2/")
+    toy: Any = ToyClient.from_env
+    assert (
+        toy(SessionPool(), {}, key="other", base_url=None).base_url == "https://toy.example.com/v1/"
+    )
+    with pytest.raises(TypeError, match="region"):
+        toy(SessionPool(), environ, region="eu")
+
+
 @pytest.mark.parametrize("environ", [{}, {"TOY_KEY": ""}, {"toy_key": "lower"}])
 def test_from_env_names_a_missing_variable(environ: Mapping[str, str]) -> None:
     """If a variable is missing or empty, the error names it and advises to set it."""
