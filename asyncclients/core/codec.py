@@ -387,7 +387,7 @@ def _fits_of(kind: inspect.Type) -> Fits:
     if isinstance(kind, inspect.UnionType):
         return _fits_of_union(kind.types)
     if isinstance(kind, inspect.IntType):
-        return {str: _integer, float: _integer}
+        return {str: _integer, float: _whole}
     if isinstance(kind, inspect.FloatType):
         return {str: _float}
     if isinstance(kind, inspect.BoolType):
@@ -423,7 +423,7 @@ def _fits_of_union(kinds: Sequence[inspect.Type]) -> Fits:
     if all(isinstance(kind, _NO_TEXT) for kind in kinds) and (integers or floats):
         fits[str] = _number if integers and floats else (_integer if integers else _float)
     if integers and not floats:
-        fits[float] = _integer
+        fits[float] = _whole
     if members(inspect.BoolType) and not integers and not floats:
         fits[int] = _boolean
     arrays, objects = members(inspect.CollectionType), members(inspect.DictType, *_OBJECTS)
@@ -434,11 +434,13 @@ def _fits_of_union(kinds: Sequence[inspect.Type]) -> Fits:
     return fits
 
 
-def _integer(value: float | str) -> Any:
-    if isinstance(value, str):
-        whole = _INTEGER.fullmatch(value)
-        return int(whole[1]) if whole else value
-    return int(value) if value.is_integer() and abs(value) < _LARGEST_EXACT else value
+def _whole(value: float) -> float:
+    return int(value) if abs(value) < _LARGEST_EXACT and value % 1 == 0 else value
+
+
+def _integer(value: str) -> Any:
+    whole = _INTEGER.fullmatch(value)
+    return int(whole[1]) if whole else value
 
 
 def _float(value: str) -> Any:
