@@ -148,24 +148,26 @@ def _mode(path: Path, running: int | None) -> Literal["rw", "ro"]:
     return "ro" if log_path(path).exists() or running is not None or not may_write else "rw"
 
 
-def _remaining(state: PullState | PushState, settled: int) -> int | None:
-    if state.complete:
-        return 0
-    return None if state.total is None else max(0, state.total - settled)
-
-
-def _read_pull(opened: _State, job: JobIdentity) -> Status:
-    state = read_state(opened.database, PullState) or PullState()
+def _counts(opened: _State, job: JobIdentity, state: PullState | PushState, settled: int) -> Status:
+    """Return the counts of *state*, of which *settled* rows or items have an outcome."""
+    remaining = None if state.total is None else max(0, state.total - settled)
     return Status(
         job=job,
         done=state.done,
         failed=state.failed,
         skipped=state.skipped,
         total=state.total,
-        remaining=_remaining(state, state.found),
+        remaining=0 if state.complete else remaining,
         complete=state.complete,
         running=opened.running,
         failures=opened.failures if state.failed else None,
+    )
+
+
+def _read_pull(opened: _State, job: JobIdentity) -> Status:
+    state = read_state(opened.database, PullState) or PullState()
+    return msgspec.structs.replace(
+        _counts(opened, job, state, state.found),
         unverified=state.unverified,
         refreshed=state.refreshed,
         refreshing=None if state.refresh is None else state.refresh.reading.found,
@@ -178,17 +180,10 @@ def _read_push(opened: _State, job: JobIdentity) -> Status:
     if opened.running is None:
         sent = {number: (number, line, None, _ON_THE_WIRE) for number, line in state.sent}
         rows = sent | rows
-    return Status(
-        job=job,
-        done=state.done,
-        failed=state.failed,
+    settled = state.done + state.failed + len(rows) + state.skipped
+    return msgspec.structs.replace(
+        _counts(opened, job, state, settled),
         unknown=len(rows),
-        skipped=state.skipped,
-        total=state.total,
-        remaining=_remaining(state, state.done + state.failed + len(rows) + state.skipped),
-        complete=state.complete,
-        running=opened.running,
-        failures=opened.failures if state.failed else None,
         unknown_rows=tuple(read_unknown(rows[number]) for number in sorted(rows)),
     )
 
