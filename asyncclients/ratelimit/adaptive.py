@@ -1,4 +1,4 @@
-"""What responses teach: when calls arrive at the vendor, and why some are rejected.
+"""The lessons of responses: when calls arrive at the vendor, and why some are rejected.
 
 docs/theory-of-limits.md explains the rules and has the figures.
 
@@ -26,8 +26,8 @@ And it is attributed to a cause, whose correction fades as calls are accepted:
 * *window*: in any other case an arrival bound was too optimistic.
 * *rate*, in both cases: the server may count in a way that accepts less than the limit.
 
-Calls that were in flight when a rejection arrived carry no new information. What rejections
-taught while other clients used the quota is rolled back when their usage ends.
+Calls that were in flight when a rejection arrived carry no new information. The
+lessons of rejections while other clients used the quota are rolled back when their usage ends.
 """
 
 from __future__ import annotations
@@ -126,7 +126,6 @@ class Feedback:
 
     Attributes:
         min_rtt, mean_rtt: seconds of a round trip; the minimum is 0 until it is known.
-        paused_until: loop instant before which nothing is sent.
         bound_relaxation: 0 if slots are held from the arrival bound, 1 if from the send.
         margin_factor: factor on the margins of the arrival bounds, initially 1.
         rate_factor: share of the full rate in use.

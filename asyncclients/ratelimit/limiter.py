@@ -56,14 +56,12 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a limiter at one instant. Durations in seconds.
 
     Attributes:
-        held: slots in use of the fullest quota.
-        holds: slots in use, by quota.
+        held, holds: slots in use of the fullest quota, and by quota.
         opens_in: until a slot of each quota is free by this process's count; inf if only a
             response can free one.
         paced_for: until the token bucket allows the next call.
         held_for: until the pause of an operator ends; 0 without one.
         external_rate: calls per second of other clients on the same quota.
-        rate_factor: share of the quota's rate in use; below 1 after rejections.
         bursts: whether calls may follow each other faster than the rate.
         store_wait: until the limit store may grant a slot, or its fallback in an outage.
         store_quota: the quota for which it waits; None if it is not known.
@@ -89,13 +87,12 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delay(NamedTuple):
-    """What delays a call longest.
+    """The longest delay of a call; its end is not in the future if nothing is known.
 
     Attributes:
-        until: loop instant at which it ends; not in the future if nothing is known.
-        cause: what it is, and when it ends; empty if nothing is known.
-        advice: what to do about it; empty for nothing special.
-        name: what it is, the same while it lasts.
+        until: loop instant of its end.
+        cause: its name and its end, for people.
+        name: the same while it lasts.
         remedy: how to end it early; empty if that is not possible.
     """
 
@@ -263,9 +260,8 @@ class Limiter:
     def _spaced_at(self) -> float:
         """Return when a background call may follow, so that slots expire one at a time.
 
-        A gap of period/limit would be too short: about every second call would find its
-        slot still held, because a slot is held until its call is known to have arrived,
-        and that varies.
+        With a gap of period/limit about every second call would find its slot still held,
+        because a slot is held until its call is known to have arrived, and that varies.
         """
         holds = ((w, self.feedback.expected_hold(w.period, TAIL)) for w in self._windows)
         gap = max(((w.period + hold) / w.limit for w, hold in holds), default=0.0)
@@ -383,12 +379,11 @@ class Limiter:
 
     def cancel(self, permit: Permit, now: float) -> None:
         """Settle the call: it was never sent, so its slots are free at once."""
-        if not self._settle(permit):
-            return
-        for window in permit.taken.windows:
-            window.cancel(permit.bound(window), permit.taken.cost)
-        if permit is self._spacing.last:
-            self._spacing.next_at = now
+        if self._settle(permit):
+            for window in permit.taken.windows:
+                window.cancel(permit.bound(window), permit.taken.cost)
+            if permit is self._spacing.last:
+                self._spacing.next_at = now
 
     def on_rate_limited(
         self, now: float, retry_after: float | None, permit: Permit | None = None
@@ -411,10 +406,7 @@ class Limiter:
             self.replace((*self.quotas, quota), now)
 
     def replace(self, quotas: Iterable[Quota], now: float) -> None:
-        """Obey *quotas* in place of the present ones.
-
-        Calls sent before count for the new ones, as far as they are remembered.
-        """
+        """Obey *quotas* in place of the present ones. Calls sent before count as in `add`."""
         known = self.quotas
         longest = max(self._windows, key=lambda window: window.period, default=None)
         self._set_quotas(quotas, now)
@@ -501,7 +493,6 @@ class Limiter:
                 window.drain_until(self.feedback.paused_until)
 
     def _settle(self, permit: Permit) -> bool:
-        """Settle the call; return False if it was settled before."""
         if permit.settled:
             return False
         permit.settled = True
@@ -513,7 +504,6 @@ class Limiter:
         return max((window.interval for window in self._windows), default=0.0)
 
     def _set_rates(self) -> None:
-        """Apply the corrections of `feedback` and the external rate to the token buckets."""
         for (group, _), window in self._counters.items():
             if isinstance(window, SlidingWindow):
                 self._set_rate(group, window)

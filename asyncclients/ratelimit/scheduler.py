@@ -1,21 +1,17 @@
 """The scheduler of one scope: which call is sent next.
 
-The limiter decides *when* a call may be sent, the scheduler *which* one. A permit is
-granted at the instant at which a slot becomes free, to the call that is first at that
-instant (late binding). The order:
+The limiter decides *when* a call may be sent, the scheduler *which* one. A permit is granted when
+a slot becomes free, to the call that is first at that instant (late binding). The order:
 
 * `INTERACTIVE` before `BACKGROUND`. While both wait, every tenth grant goes to background,
-  so that it does not starve. A deadline is checked against this order when its call
-  arrives.
+  so that it does not starve.
 * Within a class, fair between flows (`fair_queue.py`) and first in, first out within a
   flow. A retry goes to the front of its flow.
 * A call that waits for a quota of certain operations or for its share is passed over by
   calls that do not need that quota, and by no others: cheap calls never starve an expensive
   one.
 
-Every decision is synchronous. Each waiter is one future, and each scope has one timer. A
-cancelled waiter takes no slot, even if its permit was granted in the same iteration of the
-event loop.
+Every decision is synchronous. Each waiter is one future, and each scope has one timer.
 """
 
 from __future__ import annotations
@@ -52,7 +48,7 @@ _MIN_DELAY = 2e-6
 _BACKGROUND_EVERY = 10
 """While interactive calls wait, one grant in this many goes to background."""
 _LATE_BY = 1.0
-"""Seconds by which a call that waits must miss its deadline, as estimated, to be refused."""
+"""Seconds. A waiting call fails early if it would miss its deadline by more than this."""
 _FEW_REJECTIONS, _EXPECTED_REJECTIONS = 2, 0.01
 """Rejections, and their share of the calls, that prove nothing about other programs."""
 
@@ -269,16 +265,14 @@ class Scheduler:
     def refuse_late(self, delay: Delay, applies: Callable[[Priority, Demand], bool]) -> None:
         """Fail the waiting calls to which *delay* applies and that it keeps past their deadline.
 
-        They leave the queue at once. A deadline that is missed by less than a second by this
-        estimate may still be met.
+        By a second at least: this is an estimate.
         """
         self._refuse(lambda call: delay if applies(call.priority, call.demand) else None)
 
     def _refuse_delayed(self) -> None:
         """Fail the waiting calls that a pause or a used-up quota keeps past their deadline.
 
-        A response may have caused or prolonged such a delay since the calls were made. The
-        calls are examined only if it is a second longer than when they were examined last.
+        They are examined only if it is a second longer than when they were examined last.
         """
         now = self.loop.time()
         longer: dict[Demand, Delay] = {}
@@ -384,7 +378,7 @@ class Scheduler:
         self.dispatch()
 
     def _is_due(self) -> bool:
-        """Return whether the next grant is background's even if interactive calls wait."""
+        """Whether the next grant is background's even if interactive calls wait."""
         return self._granted - self._last_background >= _BACKGROUND_EVERY - 1
 
     def _grant(self, now: float, is_background: int, demand: Demand) -> Permit:
@@ -498,8 +492,7 @@ class Scheduler:
         """Estimated seconds until *calls* more background calls of *flow* have been sent.
 
         Calls of *flow* that wait are among them. Flows that wait take turns with *flow* until
-        their `planned` calls are sent; one without a plan is expected to continue. Interactive
-        calls that do not wait yet are not foreseen.
+        their `planned` calls are sent; one without a plan is expected to continue.
         """
         now = self.loop.time()
         ahead = self._background.contending(flow, calls, self.planned) + self._interactive.waiting
@@ -594,8 +587,7 @@ class Scheduler:
     def backlog(self) -> tuple[int, Priority, Demand]:
         """Return how many waiting calls of the first kind could be sent, its class and demand.
 
-        The limits on requests in flight apply, and a kind that waits for its share or for a
-        quota of its operations is passed over.
+        A kind that waits for its share or for a quota of its operations is passed over.
         """
         found = ONE
         if not self._in_turn()[0].is_ordinary:

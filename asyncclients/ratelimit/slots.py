@@ -384,7 +384,7 @@ Window = SlidingWindow | CalendarWindow
 
 
 class Taken(msgspec.Struct, frozen=True, eq=False):
-    """What the calls of one kind take: *cost* slots of each window, all of them and by group."""
+    """Calls of one kind take *cost* slots of each window; the windows also stand by group."""
 
     cost: int
     windows: tuple[Window, ...]
@@ -400,7 +400,6 @@ class Permit(msgspec.Struct, eq=False):
     Attributes:
         number: 1 for the first call of the limiter, then ascending.
         sent_at: loop instant at which the permit was granted.
-        taken: what the call takes.
         bounds: the arrival bounds that were assumed when it was sent.
         arrived_by: the earliest bound so far.
         slot_free_at: loop instant at which the last of the slots became free; -inf if unused.
