@@ -41,13 +41,7 @@ _INTERACTIVE = PermitRequest(Priority.INTERACTIVE)
 
 
 class Call(msgspec.Struct, eq=False):
-    """One call of the backlog or of a user.
-
-    Attributes:
-        request: what it asks of the scheduler.
-        asked_at: when a user made the call; None once it was sent, and for the backlog.
-        permit: the permit of the current attempt.
-    """
+    """One call of the backlog, or of a user who made it at *asked_at*, None once it was sent."""
 
     request: PermitRequest
     asked_at: float | None = None
@@ -56,17 +50,7 @@ class Call(msgspec.Struct, eq=False):
 
 @dataclass(eq=False)
 class Simulation:
-    """One client and one server.
-
-    Attributes:
-        limiter: the limiter under test.
-        server: counts what arrives.
-        latency: durations on the network and at the server.
-        workers: the most calls of the backlog in flight.
-        interactive: interactive calls per second, at random instants.
-        retry_after: rejections carry `Retry-After`.
-        random: source of all random numbers of the run.
-    """
+    """One client with the limiter under test, and one server; see `simulate`."""
 
     limiter: InitVar[LimiterProtocol]
     server: ServerLimit

@@ -40,16 +40,9 @@ OnProgress = Callable[[Progress], None] | None
 
 @dataclass(frozen=True, kw_only=True)
 class DemoJob:
-    """The backfill of one vendor, and the web requests with the same key.
+    """The backfill of one vendor, and web requests with the same key, *every* so many seconds.
 
-    Attributes:
-        client: of the web requests.
-        expected: a key of each row.
-        found: returns the keys of the rows at their destination.
-        done: returns the number of rows done, as the vendor recorded it.
-        run: performs the backfill, reporting its progress.
-        web: sends one web request with a client.
-        every: mean seconds between web requests.
+    *expected* has a key of each row, *found* returns those of the rows at their destination.
     """
 
     client: VendorClient
