@@ -70,12 +70,11 @@ class CsvReader(TextReader):
         self._csv = csv.reader(self.read_lines(), strict=True)
         self._ends_in_crlf = self.head.partition(b"\n")[0].endswith(b"\r")
         self._has_warned_unnamed = False
-        self._columns = self._header()
-        self.columns: tuple[str, ...] | None = self._columns
+        self.columns = self._header()
 
     def _repeats_header(self, record: list[str]) -> bool:
         names = [cell.removeprefix("\ufeff").strip() for cell in record]
-        return len(names) > 1 and names == [*self._columns]
+        return len(names) > 1 and names == [*self.columns]
 
     def _header(self) -> tuple[str, ...]:
         records, nothing = self.records(), list[str]()
@@ -142,7 +141,7 @@ class CsvReader(TextReader):
         )
 
     def __iter__(self) -> Iterator[ParsedRow]:
-        columns = self._columns
+        columns = self.columns
         all_named = all(columns)
         for first, record, error in self.records():
             text = "".join(record)
@@ -180,7 +179,7 @@ class CsvReader(TextReader):
 
         A quoted cell may have any number of lines, but if they look like rows, it is not one cell.
         """
-        text, separators = ",".join(record), len(self._columns) - 1
+        text, separators = ",".join(record), len(self.columns) - 1
         if self._ends_in_crlf and "\r" not in text:
             return  # rows end with CRLF and these lines do not
         if _look_like_rows([line for line in _LINE_END.split(text) if line], separators):
@@ -192,7 +191,7 @@ class CsvReader(TextReader):
             )
 
     def _warn_unnamed(self, line: int, record: list[str]) -> None:
-        for column, (name, cell) in enumerate(zip(self._columns, record, strict=False), 1):
+        for column, (name, cell) in enumerate(zip(self.columns, record, strict=False), 1):
             if cell and not name:
                 self._has_warned_unnamed = True
                 _log.warning(
