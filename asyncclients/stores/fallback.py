@@ -106,19 +106,14 @@ class FallbackPolicy:
 class StaticShare(FallbackPolicy):
     """A part of each quota, and of each share of one, starting with a spent window.
 
-    Args:
-        quotas: the whole quotas.
-        size: size of the process's block, of `UNIT` in total.
-        start: loop instant from which the part is used.
-        wall_time: returns the seconds since 1970 of a loop instant.
+    It is *size*, of `UNIT` in total, and is used from loop instant *start* on.
     """
 
     def __init__(
         self,
+        members: str,
         quotas: Sequence[Quota],
         size: int,
-        *,
-        member_count: int,
         start: float,
         wall_time: Callable[[float], float],
     ) -> None:
@@ -126,7 +121,7 @@ class StaticShare(FallbackPolicy):
         self._limiters: dict[Share | None, tuple[Limiter, list[Quota]]] = {}
         self._permits: dict[int, list[tuple[Limiter, Permit]]] = {}
         parts = " and ".join(str(quota) for quota in self._limiter(None)[0].quotas)
-        super().__init__(f"1 of {member_count} processes, {parts or 'nothing'}")
+        super().__init__(f"{members}, {parts or 'nothing'}")
 
     def _limiter(self, share: Share | None) -> tuple[Limiter, list[Quota]]:
         """Return the limiter for calls of *share*, and the quotas whose part is below one call."""
@@ -175,29 +170,25 @@ class StaticShare(FallbackPolicy):
 
 
 class TimeSlots(FallbackPolicy):
-    """One call in each turn of this process, on the store's clock.
+    """One call in each turn of this process, on the store's clock, from *start* on.
 
-    Args:
-        length: seconds of a turn.
-        count: turns per round.
-        index: this process's turn within the round.
-        start: nothing is sent before this loop instant.
+    A turn lasts *length* seconds, and *index* is its number in a round of *count* turns.
     """
 
     def __init__(
         self,
+        members: str,
+        clock: StoreClock,
         length: float,
         count: int,
         index: int,
         *,
-        member_count: int,
-        clock: StoreClock,
         start: float,
     ) -> None:
         self.length, self._count, self._index = length, count, index
         self._usable_for = min(_TURN_USE, length / 4)
         self._clock, self._not_before = clock, start
-        super().__init__(f"1 of {member_count} processes, 1 per {length * count:g} s")
+        super().__init__(f"{members}, 1 per {length * count:g} s")
 
     def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
         if demand is not ONE:  # it takes more than one slot of the quotas of all calls
@@ -231,27 +222,24 @@ def fallback_policy(
         return FallbackPolicy("nothing is sent, since this process was not given a share")
     if not quotas:
         return FallbackPolicy(_OWN_LIMIT, 0.0)
-    start, size, member_count = membership.start, membership.size, membership.member_count
+    size, members = membership.size, f"1 of {membership.member_count} processes"
     sliding = [quota for quota in quotas if not quota.unit and not quota.operations]
     if all(quota.limit * size >= UNIT for quota in sliding):
-        return StaticShare(
-            quotas, size, member_count=member_count, start=leases_end, wall_time=wall_time
-        )
+        return StaticShare(members, quotas, size, leases_end, wall_time)
     if any(quota.unit and not quota.operations for quota in quotas):
         return FallbackPolicy(
             "nothing is sent, since nobody knows what is left of the calendar quota"
         )
-    quotas = sliding
-    slots = 1 << (min(quota.limit for quota in quotas).bit_length() - 1)
+    slots = 1 << (min(quota.limit for quota in sliding).bit_length() - 1)
     slot = UNIT // slots  # the smallest block that is a slot of every quota
     count = slot // size
     return TimeSlots(
-        max((quota.period + _TURN_SLACK) / (quota.limit // slots) for quota in quotas),
+        members,
+        clock,
+        max((quota.period + _TURN_SLACK) / (quota.limit // slots) for quota in sliding),
         count,
-        _reverse_bits(start % slot // size, count),
-        member_count=member_count,
-        clock=clock,
-        start=leases_end + max(quota.period for quota in quotas),
+        _reverse_bits(membership.start % slot // size, count),
+        start=leases_end + max(quota.period for quota in sliding),
     )
 
 
