@@ -221,7 +221,8 @@ class Vendor:
 
     def check_types(self, row: Row, types: Mapping[str, Any]) -> None:
         """Raise RejectedError (400) for the first of the `complaints` about *row*."""
-        for name, complaint in [*complaints(row, types).items()][:1]:
+        if found := complaints(row, types):
+            name, complaint = next(iter(found.items()))
             raise self.rejected(400, f"{name} {complaint}")
 
     def new_uuid(self, version: int = 4) -> str:

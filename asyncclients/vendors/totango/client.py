@@ -1,7 +1,7 @@
 """Totango: the endpoint table, the resources, the client.
 
 Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API.
-Paths have a trailing slash exactly where the manual prints one. Bodies are forms, as in its
+Paths have a trailing slash if the manual prints one. Bodies are forms, as in its
 samples. Lists, objects and nulls have no documented form encoding; a body with one of them is
 sent as JSON, which "is supported".
 """
