@@ -83,6 +83,7 @@ class SharedLimiterFactory(Protocol):
         operator pauses the scope, resumes it or sets its quotas: with the settings before and
         now, and the seconds until the pause ends.
         """
+        ...
 
     def forget(self, limiter: LimiterProtocol) -> None:
         """Drop *limiter*, which `limiter` returned and which is idle."""
@@ -99,3 +100,4 @@ class LimitStore(Protocol):
 
         *cold*: a scope that the store does not know starts with its quota spent.
         """
+        ...
