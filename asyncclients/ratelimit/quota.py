@@ -226,3 +226,10 @@ class Priority(IntEnum):
 
     INTERACTIVE = 0
     BACKGROUND = 1
+
+
+BACKGROUND_EVERY = 10
+"""While interactive calls wait, one grant in this many goes to background.
+
+It applies in the scheduler of a process, and in a limit store (`stores/quota_log.py`).
+"""

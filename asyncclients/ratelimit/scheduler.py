@@ -26,7 +26,7 @@ from msgspec import structs
 from asyncclients.errors import AsyncClientsError, DeadlineExceededError
 from asyncclients.ratelimit.fair_queue import FlowQueue, Kind
 from asyncclients.ratelimit.long_waits import LongWaits
-from asyncclients.ratelimit.quota import ONE, Demand, Priority
+from asyncclients.ratelimit.quota import BACKGROUND_EVERY, ONE, Demand, Priority
 from asyncclients.ratelimit.timer import Timer
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ _GRANTS_PER_TICK = 64
 """Permits granted in one iteration of the event loop, so that a burst does not block it."""
 _MIN_DELAY = 2e-6
 """Seconds. A timer may fire early by rounding; a shorter delay could repeat that for ever."""
-_BACKGROUND_EVERY = 10
-"""While interactive calls wait, one grant in this many goes to background."""
 _LATE_BY = 1.0
 """Seconds. A waiting call fails early if it would miss its deadline by more than this."""
 _FEW_REJECTIONS, _EXPECTED_REJECTIONS = 2, 0.01
@@ -298,7 +296,7 @@ class Scheduler:
 
     def _grants_before(self, own: int, priority: Priority) -> int:
         """Return the grants before that of a call with *own* calls of its class ahead."""
-        every = _BACKGROUND_EVERY - 1
+        every = BACKGROUND_EVERY - 1
         until_background = max(0, every - (self._granted - self._last_background))
         if priority:
             return own + min(self._interactive.waiting, until_background + every * own)
@@ -379,7 +377,7 @@ class Scheduler:
 
     def _is_due(self) -> bool:
         """Whether the next grant is background's even if interactive calls wait."""
-        return self._granted - self._last_background >= _BACKGROUND_EVERY - 1
+        return self._granted - self._last_background >= BACKGROUND_EVERY - 1
 
     def _grant(self, now: float, is_background: int, demand: Demand) -> Permit:
         self._granted += 1

@@ -36,6 +36,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from asyncclients.ratelimit.quota import BACKGROUND_EVERY
 from asyncclients.stores.protocol import UNKNOWN_EPOCH, LeaseRequest, LeaseResponse, QuotaSpec
 from asyncclients.stores.shares import NONE, UNIT, Block, fair_sizes, next_block
 
@@ -56,7 +57,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     queue_time: int = 100_000  # time after a slot opens for which a waiting process keeps its place
     yield_delay: int = 20_000  # delay of the class that yields, so that the other one asks first
     # background calls get one of this many slots in an interactive flood
-    background_every: int = 10
+    background_every: int = BACKGROUND_EVERY
     background_burst: float = 1.2  # burst of background calls while interactive calls are expected
     # longest time between two requests of a process that waits in a pause
     hold_retry: int = 1_000_000
