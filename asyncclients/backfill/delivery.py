@@ -257,7 +257,7 @@ class PartialResult(Protocol):
         ...
 
 
-class _Failure(NamedTuple):
+class Failure(NamedTuple):
     """A call whose rows are still pending; *is_final*: the same call would fail again."""
 
     error: BaseException
@@ -399,7 +399,7 @@ class Delivery:
         await self._deliver(prepared[:middle], since)
         await self._deliver(prepared[middle:], since)
 
-    def _give_up(self, row: Row, failure: _Failure) -> None:
+    def _give_up(self, row: Row, failure: Failure) -> None:
         error = failure.error
         if isinstance(error, ForbiddenError):
             self._forbidden.add(failure.start, row, error, any_done=self.log.done > 0)
@@ -420,7 +420,7 @@ class Delivery:
         for row, error in self._forbidden.on_success(start):
             self._fail(row, error)
 
-    async def _call(self, prepared: Sequence[PreparedRow]) -> _Failure | None:
+    async def _call(self, prepared: Sequence[PreparedRow]) -> Failure | None:
         """Call the target once; return None if the outcome of its rows is recorded."""
         rows = [row for row, _ in prepared]
         argument = [value for _, value in prepared] if self.batch else prepared[0][1]
@@ -445,7 +445,7 @@ class Delivery:
                 is_rejection = isinstance(error, StatusError)
                 if is_final and is_rejection and not isinstance(error, ForbiddenError):
                     self._on_access_proved(start)  # the vendor rejects a row after the credential
-                return None if is_final is None else _Failure(error, is_final, start)
+                return None if is_final is None else Failure(error, is_final, start)
             self._on_interruption(guard, rows)
             raise
         finally:

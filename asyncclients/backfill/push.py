@@ -30,7 +30,13 @@ from asyncclients.arguments import (
 )
 from asyncclients.backfill.delivery import Delivery, PushTarget
 from asyncclients.backfill.files.source import Row, Rows, Source, is_path, open_source
-from asyncclients.backfill.plan import Plan, PlannedRows, RequestBuilder, copied_journal
+from asyncclients.backfill.plan import (
+    Plan,
+    PlannedDelivery,
+    PlannedRows,
+    RequestBuilder,
+    copied_journal,
+)
 from asyncclients.backfill.report import EtaEstimator, Progress, Report, reporting_progress
 from asyncclients.backfill.rows import Map, check_mapped, check_rows
 from asyncclients.backfill.state.identity import name_of, push_job
@@ -218,7 +224,7 @@ async def _run(source: Rows, to: PushTarget, options: RunOptions) -> Report | Pl
                     await _retry_failed(planned, source, options)
                     builder = RequestBuilder.of(to.target)
                     to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
-                    delivery = Delivery(to, converter, planned, flow=flow, call=builder)
+                    delivery = PlannedDelivery(to, converter, planned, flow=flow, call=builder)
                     await Push(rows, delivery, planned, options).deliver()
                     rows.check_encoding()
                     return planned.plan(builder)

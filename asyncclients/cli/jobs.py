@@ -208,8 +208,9 @@ async def check(job: Job) -> None:
         check_apart(job.state, [job.file], "the input")
     state = target_of(job.state)
     if not os.access(state.parent, os.W_OK):
+        problem = "cannot be written to" if state.parent.is_dir() else "does not exist"
         raise InputError(
-            f"the state {state} is in a directory that cannot be written to or does not exist",
+            f"the state {state} is in a directory that {problem}",
             file=str(state),
             advice="Give --state FILE in another directory",
         )
@@ -231,7 +232,8 @@ async def _check_rows(job: Job, options: PushOptions | SyncOptions) -> None:
     try:
         if isinstance(options, PushOptions):
             RowConverter(row_type, _renaming(options)).check(rows)
-        await rows.count()  # finds another encoding in any row
+        if not options.dry_run:  # which reads all rows itself
+            await rows.count()  # finds another encoding in any row
     finally:
         await rows.aclose()
 
