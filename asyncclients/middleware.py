@@ -314,7 +314,7 @@ class _Exchange:
             scheduler.on_response(permit, info)
             self._on_outcome(response.status, None)
             if info is not None and (info.is_rate_limited or info.unavailable):
-                self._scope.events.on_pause(scheduler, unavailable=info.unavailable)
+                self._scope.events.emit_pause(scheduler, unavailable=info.unavailable)
             return response
         finally:
             scheduler.on_done()

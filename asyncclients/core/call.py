@@ -23,6 +23,7 @@ from asyncclients.core.constraints import find_problem, invalid_value, read_of, 
 from asyncclients.core.endpoint import Outcome, Request, Response
 from asyncclients.core.error_mapping import (
     error_from,
+    is_unavailable,
     redacted_excerpt,
     request_id,
     retry_after,
@@ -42,7 +43,6 @@ from asyncclients.core.tokens import TOKEN_EXPIRED, CallToken
 from asyncclients.core.transport import Attempt
 from asyncclients.core.vendor import ResponseKind, Vendor
 from asyncclients.errors import AsyncClientsError, DecodeError
-from asyncclients.ratelimit.headers import UNAVAILABLE
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, Share
 from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.secret import Secret, redact
@@ -354,8 +354,8 @@ class Call(Generic[T]):
                 return Decision.DONE
             if self._kind_of(outcome) is ResponseKind.RATE_LIMITED:
                 self._on_rate_limited(outcome)
-            elif status in UNAVAILABLE and retry_after(outcome) is not None:
-                self._scope.events.on_pause(self._scope.scheduler, unavailable=True)
+            elif is_unavailable(outcome):
+                self._scope.events.emit_pause(self._scope.scheduler, unavailable=True)
         kind = self._kind_of(outcome)
         return decide_failure(self._request, outcome, kind, self._state, config.policy)
 
@@ -370,7 +370,7 @@ class Call(Generic[T]):
             self._scope.scheduler.on_rate_limited(retry_after(outcome, rate_limited=True), permit)
         if self._context is not None and self._context.hook is not None:
             self._context.hook.on_rate_limited()
-        self._scope.events.on_pause(self._scope.scheduler, unavailable=False)
+        self._scope.events.emit_pause(self._scope.scheduler, unavailable=False)
 
     async def wait(self, decision: Decision, outcome: Outcome) -> bool:
         """Wait before the next attempt; return False if there must be none."""

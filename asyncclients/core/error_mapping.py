@@ -27,7 +27,7 @@ from asyncclients.errors import (
     UnprocessableEntityError,
     encodable,
 )
-from asyncclients.ratelimit.headers import parse_rate_limit_headers
+from asyncclients.ratelimit.headers import RateLimitInfo, parse_rate_limit_headers
 from asyncclients.secret import Secret, redact
 
 if TYPE_CHECKING:
@@ -55,9 +55,19 @@ def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> 
 
 def retry_after(outcome: Response, *, rate_limited: bool = False) -> float | None:
     """Return the seconds that *outcome* asks to wait, read like a 429 if *rate_limited*; else None."""
+    info = _rate_limit_info(outcome, 429 if rate_limited else outcome.status)
+    return None if info is None else info.retry_after
+
+
+def is_unavailable(outcome: Response) -> bool:
+    """Return whether *outcome* says for how long the vendor is unavailable: it pauses the scope."""
+    info = _rate_limit_info(outcome, outcome.status)
+    return info is not None and info.unavailable
+
+
+def _rate_limit_info(outcome: Response, status: int) -> RateLimitInfo | None:
     headers: Any = outcome.headers
-    signal = parse_rate_limit_headers(429 if rate_limited else outcome.status, headers)
-    return None if signal is None else signal.retry_after
+    return parse_rate_limit_headers(status, headers)
 
 
 def error_from(

@@ -228,8 +228,8 @@ class ScopeEvents:
         self._listeners, self.vendor, self.scope = listeners, vendor, scope
         self._has_warned = False
 
-    def on_pause(self, scheduler: Scheduler, *, unavailable: bool) -> None:
-        """A response has paused *scheduler*: a 429, or the vendor is *unavailable*."""
+    def emit_pause(self, scheduler: Scheduler, *, unavailable: bool) -> None:
+        """Log and emit that a response has paused *scheduler*: a 429, or an *unavailable* vendor."""
         if (seconds := scheduler.paused_for) > 0:
             text = (
                 "%s: rate-limited, nothing is sent for %.1f s; other clients may use the same quota"
