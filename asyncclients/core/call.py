@@ -19,7 +19,7 @@ from multidict import istr
 
 from asyncclients.core import codec
 from asyncclients.core.auth import Header, Login
-from asyncclients.core.constraints import find_problem, invalid_value, read_of, written
+from asyncclients.core.constraints import decoder_of, encode, find_problem, invalid_value
 from asyncclients.core.endpoint import Outcome, Request, Response
 from asyncclients.core.error_mapping import (
     error_from,
@@ -95,7 +95,8 @@ async def send(call: Call[T]) -> T:
     try:
         raise error
     finally:
-        # The traceback holds this frame, and the call its client until the next collection.
+        # The error refers to this frame by its traceback. If the frame referred to the error, and
+        # to the call with its client, they would stay until the next garbage collection.
         del error, call
 
 
@@ -226,7 +227,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         """
         strict, problem = self.pool.validate, None
         try:
-            read_of(type(given), strict)(written(given))
+            decoder_of(type(given), strict)(encode(given))
         except Exception:  # noqa: BLE001 - of any kind: now each field is looked at
             problem = find_problem(given, strict)
         if problem is not None:
@@ -342,7 +343,7 @@ class Call(Generic[T]):
         config = self._config
         if outcome is not TOKEN_EXPIRED:
             if not self._attempt.sent:
-                # Not through our middleware: some test doubles of a session call none.
+                # The middleware did not count it: some test doubles of a session call none.
                 self._state.attempts += 1
             if self.events is not None:
                 self.events.on_outcome(outcome, self._state.attempts, self._secrets)
@@ -366,7 +367,8 @@ class Call(Generic[T]):
 
     def _on_rate_limited(self, outcome: Response) -> None:
         permit = self._attempt.permit
-        if outcome.status != 429 or permit is None:  # else the attempt has reported its headers
+        # A 429 to an attempt with a permit is known: the attempt has reported its headers.
+        if outcome.status != 429 or permit is None:
             self._scope.scheduler.on_rate_limited(retry_after(outcome, rate_limited=True), permit)
         if self._context is not None and self._context.hook is not None:
             self._context.hook.on_rate_limited()
@@ -395,7 +397,8 @@ class Call(Generic[T]):
             return False
         if rate_limited:
             state.rate_limits += 1
-            if self._attempt.permit is None:  # else the call waits in the queue of its scope
+            # An attempt that takes a permit waits in the queue of its scope.
+            if self._attempt.permit is None:
                 await scope.pause(scope.scheduler.paused_for)
             return True
         state.note_failure(outcome)

@@ -107,12 +107,12 @@ class Problem(NamedTuple):
     hint: str = ""
 
 
-written = msgspec.msgpack.Encoder(enc_hook=codec.encode_custom).encode
-"""Encodes a struct for the function that `read_of` returns."""
+encode = msgspec.msgpack.Encoder(enc_hook=codec.encode_custom).encode
+"""Encodes a struct for the function that `decoder_of` returns."""
 
 
 @lru_cache(maxsize=512)
-def read_of(cls: type[msgspec.Struct], strict: bool) -> Callable[[bytes], Any]:
+def decoder_of(cls: type[msgspec.Struct], strict: bool) -> Callable[[bytes], Any]:
     """Return the function that decodes values of *cls* as their form, or raises."""
     return msgspec.msgpack.Decoder(form_of(cls, strict), dec_hook=codec.decode_custom).decode
 
