@@ -224,8 +224,8 @@ async def _run(source: Rows, to: PushTarget, options: RunOptions) -> Report | Pl
                     await _retry_failed(planned, source, options)
                     builder = RequestBuilder.of(to.target)
                     to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
-                    delivery = PlannedDelivery(to, converter, planned, flow=flow, call=builder)
-                    await Push(rows, delivery, planned, options).deliver()
+                    plan = PlannedDelivery(to, converter, planned, flow=flow, call=builder)
+                    await Push(rows, plan, planned, options).deliver()
                     rows.check_encoding()
                     return planned.plan(builder)
             async with aclosing(await Journal.open(state, job, **renewed)) as journal:
