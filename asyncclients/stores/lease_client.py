@@ -1,8 +1,8 @@
 """Sends the requests of one scope to a store, in the background; `lease_state.py` decides.
 
 A request is sent when a call needs a slot, when there is something to report (at once if it
-concerns other processes), and as a heartbeat if there was none for a while. No call hangs,
-whatever a backend raises.
+concerns other processes), and as a heartbeat, which shows the store that this process still runs.
+No call hangs, whatever a backend raises.
 """
 
 from __future__ import annotations
@@ -132,11 +132,11 @@ class LeaseClient:
                 self._on_control(control, state.control, response.held / SECOND)
             self._refuse_late(request, demand, wait)
         except StoreUnavailableError as error:
-            self._on_outage(request, demand, sent_at, error)
+            self._on_failure(request, demand, sent_at, error)
         except ConfigurationError as error:  # fatal on first contact, an outage afterwards
             if state.log.has_worked:
                 reason = StoreUnavailableError(error.message, error.advice or "")
-                self._on_outage(request, demand, sent_at, reason)
+                self._on_failure(request, demand, sent_at, reason)
             else:
                 slots.released.clear()
                 self._queue.fail(error)
@@ -147,9 +147,9 @@ class LeaseClient:
                 slots.release(request.first, demand, request.count)
                 raise
             reason = StoreUnavailableError(f"{type(error).__name__}: {error_text(error)}"[:200])
-            self._on_outage(request, demand, sent_at, reason)
+            self._on_failure(request, demand, sent_at, reason)
 
-    def _on_outage(
+    def _on_failure(
         self, request: LeaseRequest, demand: Demand, sent_at: float, error: StoreUnavailableError
     ) -> None:
         state = self.state
@@ -168,8 +168,8 @@ class LeaseClient:
     def _refuse_late(self, request: LeaseRequest, demand: Demand, wait: Wait) -> None:
         """Fail the waiting calls that cannot meet their deadline, according to a response.
 
-        What delays a call of *demand* by a quota of all calls delays those that cost more as
-        well, and what delays an interactive call, background calls.
+        The delay of a call of *demand* by a quota of all calls also applies to calls of the same
+        or a higher cost. The delay of an interactive call also applies to background calls.
         """
         state = self.state
 
