@@ -9,8 +9,8 @@ A scope is one vendor's origin with one credential. Every decision is a plain fu
    fewer than N slots are held.
 
    Proof. Suppose N+1 calls arrive within W seconds. When the last of them was sent, each of the
-   other N had no bound yet, or one that is not before its arrival and so was less than W
-   seconds old. So all N held a slot, and the last call could not have been sent.
+   other N held a slot: either it had no bound yet, or its bound was the instant of its arrival
+   or later, and so less than W seconds ago. So the last call could not have been sent.
 
    With `admission="exact"` the bound is the response and the proof holds without assumptions.
    `"adaptive"` uses tighter bounds for short windows, and learns from rejections (`adaptive.py`).
@@ -19,8 +19,8 @@ A scope is one vendor's origin with one credential. Every decision is a plain fu
 3. **Kinds of calls.** A call takes *cost* slots of every quota that applies to it, all at one
    instant. A share of a quota is one more quota, from which only its own calls take (`Demand`).
    The proof holds for each quota by itself.
-4. **Feedback.** A rejection pauses the scope. If the vendor reports the remaining calls, its
-   count applies when it leaves fewer slots than ours (`external.py`).
+4. **Feedback.** A rejection pauses the scope. If the vendor reports the remaining calls, that
+   is a second count of the free slots: the smaller of the two applies (`external.py`).
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class Limiter:
     # --- Kinds of calls -----------------------------------------------------------
 
     def kind_of(self, demand: Demand) -> Demand:
-        """Return the demand that stands for all with the same cost and the same quotas.
+        """Return the canonical demand of all that have the same cost and the same quotas.
 
         Raises:
             ConfigurationError: a call costs more than one of the quotas allows.

@@ -129,7 +129,7 @@ class TokenBucket(_LeakyBucket):
 
     def drain_until(self, until: float) -> None:
         """Leave exactly one token at *until*, so that no burst follows a pause."""
-        self._level = self.max_rate
+        self._level = self.max_rate  # the level is the capacity in use: no token is left
         self._last_check = max(self._last_check, until - self.interval)
 
 
@@ -190,8 +190,8 @@ class SlidingWindow(TokenBucket):
     def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
         """Return the earliest instant at which *cost* slots are free and *reserve* more are.
 
-        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
-        can free a slot.
+        *reserve* is cut to `limit - cost`, so that no reserve stops a call for ever. `math.inf`
+        if only a response can free a slot.
         """
         cost = min(cost, self.limit)  # the limit may have been lowered since the call was made
         missing = self.held(now) - self.limit + cost + min(reserve, self.limit - cost)
@@ -258,7 +258,8 @@ class SlidingWindow(TokenBucket):
     def inherit(self, other: SlidingWindow, now: float) -> None:
         """Hold slots for the calls in *other*; calls in flight count as arriving by *now*.
 
-        A window that was in use before holds its own slots, and those of later calls.
+        If this window was in use before, it keeps its slots, and adds only those of *other* that
+        expire later.
         """
         own = [expiry for expiry in self.expiries if expiry > now]
         newest = max(own, default=now)
@@ -297,7 +298,7 @@ class SlidingWindow(TokenBucket):
 
 
 class CalendarWindow:
-    """The slots of a quota that resets at midnight, counted per window and not per call.
+    """The slots of a quota per hour, day or month, counted per window and not per call.
 
     A call counts in each window in which it may arrive: while it is in flight in the current one
     and all later ones, then in those up to its response. The vendor's clock may differ from ours
