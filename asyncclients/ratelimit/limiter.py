@@ -148,9 +148,10 @@ class Limiter:
         self.feedback = Feedback((), may_relax=not self._exact)
         self.external = ExternalUsage(self.feedback)
         self._latest = Permit(0, -math.inf)
-        self._was_paused = False
+        self._has_ever_paused = False
         self._probe: Permit | None = None
-        self._obeys_pause = False  # since the last call, a pause that the vendor asked for
+        # The next call is the first after a pause that the vendor asked for.
+        self._is_next_after_pause = False
         self._spacing = ArrivalSpacing()
         self._set_quotas(quotas, now)
         if cold_start == "full":
@@ -280,7 +281,7 @@ class Limiter:
         """
         if demand is not ONE:
             return max(self.openings(now, demand, reserve=reserve, spaced=spaced).values())
-        at = self._not_before(now) if self._was_paused else now
+        at = self._not_before(now) if self._has_ever_paused else now
         for window in self._ordinary.windows:
             if (opens_at := window.next_at(now, reserve)) > at:
                 at = opens_at
@@ -290,7 +291,7 @@ class Limiter:
         """Hold the slots of *demand*. Only if `next_permit_at(now, demand=demand) <= now`."""
         taken = self._ordinary if demand is ONE else self._taken_by(demand, now)
         self._latest = permit = Permit(self._latest.number + 1, now, taken)
-        if self._was_paused:
+        if self._has_ever_paused:
             self._on_sent_after_pause(permit)
         for window in taken.windows:
             window.take(permit)
@@ -301,7 +302,7 @@ class Limiter:
             permit.arrived_by = min(permit.bounds.values(), default=math.inf)
             for window, bound in permit.bounds.items():
                 if bound < math.inf:
-                    window.settle(math.inf, bound, taken.cost)
+                    window.move_bound(math.inf, bound, taken.cost)
         return permit
 
     def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
@@ -310,7 +311,7 @@ class Limiter:
             return
         permit.settled = True
         is_accepted = info is None or not (info.is_rate_limited or info.unavailable)
-        if self._was_paused:
+        if self._has_ever_paused:
             self._on_response_after_pause(permit, now, info, is_accepted=is_accepted)
         feedback, taken, rtt = self.feedback, permit.taken, now - permit.sent_at
         pace_changed = is_accepted and feedback.on_accepted(permit, rtt)
@@ -322,7 +323,7 @@ class Limiter:
             if not is_exact and (known := feedback.arrival_before_response(window.period)):
                 arrived_by -= known + feedback.bound_relaxation * (rtt - known)
             if arrived_by < bound:
-                window.settle(bound, arrived_by, taken.cost)
+                window.move_bound(bound, arrived_by, taken.cost)
                 if arrived_by < permit.arrived_by:
                     permit.arrived_by = arrived_by
         if info is not None and not is_accepted:
@@ -338,8 +339,8 @@ class Limiter:
     def _on_sent_after_pause(self, permit: Permit) -> None:
         """Do for *permit* what is not needed before the first pause."""
         feedback = self.feedback
-        if self._obeys_pause:
-            self._obeys_pause = False
+        if self._is_next_after_pause:
+            self._is_next_after_pause = False
             is_alone = len(self._windows) == 1 and not self._windows[0].held(permit.sent_at)
             is_ordinary = permit.taken is self._ordinary
             self._first_after_pause = permit if is_alone and is_ordinary else None
@@ -375,7 +376,7 @@ class Limiter:
         """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
         if self._settle(permit):
             for window in permit.taken.windows:
-                window.settle(permit.bound(window), now, permit.taken.cost)
+                window.move_bound(permit.bound(window), now, permit.taken.cost)
 
     def cancel(self, permit: Permit, now: float) -> None:
         """Settle the call: it was never sent, so its slots are free at once."""
@@ -398,7 +399,9 @@ class Limiter:
         self.feedback.on_rejected(now, permit, self._latest.number, is_unavoidable=is_unavoidable)
         self._set_rates()
         self._pause(now, retry_after)
-        self._obeys_pause = retry_after is not None and 0 < retry_after <= self.feedback.max_pause
+        self._is_next_after_pause = (
+            retry_after is not None and 0 < retry_after <= self.feedback.max_pause
+        )
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well. Calls sent before count, as far as they are remembered."""
@@ -486,7 +489,7 @@ class Limiter:
 
     def _pause(self, now: float, retry_after: float | None) -> None:
         """Send nothing for *retry_after* seconds, and no burst afterwards."""
-        self._was_paused = True
+        self._has_ever_paused = True
         self.feedback.pause(now, retry_after)
         for window in self._counters.values():
             if isinstance(window, SlidingWindow):

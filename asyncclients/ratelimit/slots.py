@@ -221,13 +221,13 @@ class SlidingWindow(TokenBucket):
         self._level += cost
         self.in_flight += cost
 
-    def settle(self, bound: float, to: float, cost: int) -> None:
-        """Change the arrival bound of a call from *bound* to *to*."""
-        if bound == math.inf:
+    def move_bound(self, old: float, new: float, cost: int) -> None:
+        """Change the arrival bound of a call from *old* to *new*."""
+        if old == math.inf:
             self.in_flight -= cost
         else:
-            self._release(bound, cost)
-        expiries, expiry = self.expiries, to + self.period
+            self._release(old, cost)
+        expiries, expiry = self.expiries, new + self.period
         if cost == 1 and (not expiries or expiry >= expiries[-1]):
             expiries.append(expiry)
         else:
@@ -355,10 +355,10 @@ class CalendarWindow:
         """Hold the slots of *permit* until its response."""
         self.in_flight += permit.taken.cost
 
-    def settle(self, bound: float, to: float, cost: int) -> None:  # noqa: ARG002
-        """Hold the slots of a call in flight for the window of its arrival, by *to*."""
+    def move_bound(self, old: float, new: float, cost: int) -> None:  # noqa: ARG002
+        """Hold the slots of a call in flight for the window of its arrival, by *new*."""
         self.in_flight -= cost
-        self.hold(to, cost)
+        self.hold(new, cost)
 
     def cancel(self, bound: float, cost: int) -> None:  # noqa: ARG002
         """Free the slots of a call that was never sent."""

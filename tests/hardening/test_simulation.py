@@ -110,7 +110,7 @@ def counts_from_the_send(patch: pytest.MonkeyPatch) -> None:
     def acquire_too_early(self: Any, now: float, demand: Demand = ONE) -> Permit:
         permit = acquire(self, now, demand)
         for window in permit.taken.windows:
-            window.settle(permit.bound(window), now, permit.taken.cost)
+            window.move_bound(permit.bound(window), now, permit.taken.cost)
         permit.bounds = dict.fromkeys(permit.taken.windows, now)
         return permit
 

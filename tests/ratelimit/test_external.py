@@ -132,7 +132,7 @@ class Observed:
         permit = Permit(self.sent, now, self.taken)
         for window in self.windows:
             window.take(permit)
-            window.settle(math.inf, now, 1)
+            window.move_bound(math.inf, now, 1)
         self.foreign.observe(
             self.windows, permit, now, RateLimitInfo(limit=limit, remaining=remaining)
         )
@@ -156,7 +156,7 @@ def test_depletion_ignores_responses_out_of_order() -> None:
     for number, sent_at, remaining in ((1, 0.0, 90), (2, 18.0, 60), (3, 19.0, 30)):
         permit = Permit(number, sent_at)
         window.take(permit)
-        window.settle(math.inf, sent_at, 1)
+        window.move_bound(math.inf, sent_at, 1)
         foreign.observe(
             [window], permit, 20.0 + number, RateLimitInfo(limit=100, remaining=remaining)
         )

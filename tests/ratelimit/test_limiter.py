@@ -523,7 +523,7 @@ def test_window_does_not_grow() -> None:
     for call in range(10_000):
         assert window.next_at(float(call), 0) == call
         window.take(Permit(call, float(call)))
-        window.settle(math.inf, float(call), 1)
+        window.move_bound(math.inf, float(call), 1)
     assert len(window.expiries) < 300
 
 
