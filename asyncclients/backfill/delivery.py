@@ -206,7 +206,7 @@ class SendGuard:
     serves consecutive calls of one task.
     """
 
-    __slots__ = ("_delivery", "_rows", "_unanswered", "idempotent")
+    __slots__ = ("_delivery", "_maybe_executed", "_rows", "idempotent")
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
@@ -216,12 +216,12 @@ class SendGuard:
         """Set the rows of the next call; empty between two calls."""
         self._rows = rows
         self.idempotent = self._delivery.idempotent
-        self._unanswered = 0
+        self._maybe_executed = 0  # requests sent and not rate-limited, also those with a response
 
     @property
     def maybe_sent(self) -> bool:
         """True if a request was sent and not rate-limited: the vendor may have executed it."""
-        return self._unanswered > 0
+        return self._maybe_executed > 0
 
     async def before_send(self, request: OutgoingRequest) -> None:
         """Record the intent, if *request* needs one, and count it."""
@@ -229,21 +229,21 @@ class SendGuard:
             raise CancelledError
         if self.idempotent is None:
             self.idempotent = request.idempotent
-        if not (self._unanswered or self.idempotent):
+        if not (self._maybe_executed or self.idempotent):
             await self._delivery.log.record_intent(self._rows)
-        self._unanswered += 1
+        self._maybe_executed += 1
         self._delivery.counter.before_send(request)
 
-    async def mark_sent(self) -> None:
+    async def before_call(self) -> None:
         """Record the intent for a function of the user, which may send without calling this hook."""
         if not self.idempotent:
             await self._delivery.log.record_intent(self._rows)
-        self._unanswered += 1
+        self._maybe_executed += 1
 
     def on_rate_limited(self) -> None:
         """Withdraw the intent if no other request of this call may have been executed."""
         self._delivery.counter.on_rate_limited()
-        self._unanswered -= 1
+        self._maybe_executed -= 1
         if not self.maybe_sent:
             self._delivery.log.mark_pending(self._rows)
 
@@ -425,7 +425,8 @@ class Delivery:
         rows = [row for row, _ in prepared]
         argument = [value for _, value in prepared] if self.batch else prepared[0][1]
         if self._is_own_function:
-            # Of its own: a task that the function leaves running records nothing for later rows.
+            # Each call of a user's function gets its own guard, because the function may leave a task
+            # running, which must not record anything for the rows of a later call.
             guard = self._guards[current_task()] = SendGuard(self)
         else:
             guard = self._guards[current_task()]
@@ -444,7 +445,8 @@ class Delivery:
                 is_final = self._on_error(error, guard, rows)
                 is_rejection = isinstance(error, StatusError)
                 if is_final and is_rejection and not isinstance(error, ForbiddenError):
-                    self._on_access_proved(start)  # the vendor rejects a row after the credential
+                    # A rejection of the row shows that the credential was accepted.
+                    self._on_access_proved(start)
                 return None if is_final is None else Failure(error, is_final, start)
             self._on_interruption(guard, rows)
             raise
@@ -463,7 +465,7 @@ class Delivery:
 
     async def _call_function(self, argument: Any, guard: SendGuard) -> Any:
         self._has_called_function = True
-        await guard.mark_sent()
+        await guard.before_call()
         with call_context(Priority.BACKGROUND, self._flow, guard):
             return await self._call_target(argument)
 
