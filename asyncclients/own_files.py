@@ -126,10 +126,15 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[BinaryIO]:
-    """Open a new file, which replaces *path* at the end; after an `OSError` *path* is unchanged."""
+def replacing(path: Path, *, is_shared: bool = False) -> Generator[BinaryIO]:
+    """Open a new file, which replaces *path* at the end; after an `OSError` *path* is unchanged.
+
+    *is_shared*: another process may replace it at the same time.
+    """
     path = target_of(path)
     temporary = temporary_of(path)
+    if is_shared:
+        temporary = temporary.with_suffix(f".{os.getpid()}.tmp")
     descriptor = open_own(temporary, os.O_RDWR | os.O_CREAT)
     try:
         with os.fdopen(descriptor, "rb+") as file:

@@ -30,7 +30,7 @@ from asyncclients.core.endpoint import Request, endpoint_of
 from asyncclients.core.options import current_call_context
 from asyncclients.core.prepare import prepare
 from asyncclients.errors import BackfillError, row_reason
-from asyncclients.own_files import target_of
+from asyncclients.own_files import in_thread, target_of
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Demand
 from asyncclients.ratelimit.timer import wall_clock
@@ -279,7 +279,7 @@ async def copied_journal(
         copied = Path(directory, path.name)
         try:
             if path.exists():
-                await asyncio.to_thread(copy_state, path, copied, job, **renewed)
+                await in_thread(partial(copy_state, path, copied, job, **renewed))
             journal = await Journal.open(copied, job, **renewed)
             try:
                 yield journal

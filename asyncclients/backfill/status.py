@@ -20,6 +20,7 @@ from asyncclients.backfill.state.journal import (
     read_job,
     read_state,
     select,
+    unmark_log,
     unusable,
 )
 from asyncclients.backfill.state.pull_state import LastRefresh, PullState
@@ -105,6 +106,8 @@ def copy_state(
         job.check(read_job(database), str(path), new_credential=new_credential, new_map=new_map)
         with closing(sqlite3.connect(copy)) as target:
             database.backup(target)
+            with target:  # the copy has all of the `-wal` file in it
+                unmark_log(target)
     for suffix in (FAILED_SUFFIX, RETRY_SUFFIX):
         with suppress(FileNotFoundError):
             source, target_path = (each.with_name(each.name + suffix) for each in (path, copy))

@@ -181,7 +181,7 @@ def write_rows(path: Path, lines: Sequence[bytes]) -> str | None:
             file=str(path),
             advice="It was not changed; move it, or give the job another `state`",
         )
-    with replacing(path) as file:
+    with replacing(path, is_shared=True) as file:
         file.writelines(line + b"\n" for line in lines)
     return str(path)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +22,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.backfill import InvalidRow, Plan, push
+from asyncclients.backfill.state import journal
 from asyncclients.cli.output import result_text
 from asyncclients.sandbox import Sandbox, drop
 from asyncclients.vendors.emma import NewTouchpoint
@@ -220,6 +223,21 @@ async def test_plan_with_a_state_has_what_is_left(sandbox: Sandbox, tmp_path: Pa
     assert (plan.rows, plan.valid, plan.requests) == (2, 2, 2)
     assert (again.rows, again.requests) == (3, 3)
     assert done == Plan(seconds=0.0)
+
+
+async def test_plan_of_a_run_killed_while_it_marked_its_log(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A state that needs its `-wal` file, and has it, is planned as it is resumed."""
+    csv, state = people(tmp_path / "p.csv", *(f"{n}@example.com" for n in range(3))), tmp_path / "s"
+    async with SessionPool() as pool:
+        target = IntouchClient.from_env(pool, sandbox.environ).contacts.create
+        await push(csv, target, state=state, limit=1)
+        with closing(sqlite3.connect(state)) as database, database:
+            journal._put_now(database, "wal", journal._NEEDS_LOG)
+            database.commit()  # the `-wal` file stays until the database is closed
+            plan = await push(csv, target, state=state, dry_run=True)
+    assert (plan.rows, plan.valid) == (2, 2)
 
 
 async def test_plan_rejects_what_the_run_would_reject(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import errno
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -24,10 +26,12 @@ from asyncclients import (
     NotFoundError,
     Quota,
     SessionPool,
+    StateError,
     StateMismatchError,
 )
 from asyncclients.backfill import Report, pull, read_status
 from asyncclients.backfill.files.parquet import pyarrow
+from asyncclients.backfill.state import item_table
 from asyncclients.backfill.state.item_table import ItemTable
 from asyncclients.backfill.state.journal import connect, read_state, with_checksum
 from asyncclients.backfill.state.pull_state import PullState
@@ -524,6 +528,25 @@ async def test_refresh_rejects_changes_that_are_another_file(job: Job, name: str
     job.changes = job.to.with_name(name)
     with pytest.raises(InputError, match="file of changes of this job"):
         await job.refresh()
+
+
+async def test_refresh_that_cannot_write_changes_leaves_no_open_file(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody keeps the error, the state is closed all the same."""
+    await job.pull()
+    job.server.items = [item(number, name="other") for number in range(50)]
+
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(item_table, "Difference", full)
+        with pytest.raises(StateError) as kept:
+            await job.refresh()
+    with closing(connect(job.state, "rw")) as database:
+        (busy, *_) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert (busy, kept.type) == (0, StateError)
 
 
 # --- Files and sinks ------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from asyncclients import StateError, StateInUseError
 from asyncclients.backfill import Report, pull, push, read_status
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
-from asyncclients.own_files import Lock, holder_of, target_of
+from asyncclients.own_files import Lock, holder_of, replacing, target_of
 from asyncclients.paging import Page
 
 JOB = JobIdentity(kind="push", source="a.csv", target="things.create")
@@ -447,3 +447,16 @@ async def test_state_is_complete_after_error_while_log_is_marked(
                 await push([1, 2, 3], target, state=path)
     report = await push([1, 2, 3], target, state=path)
     assert report.done + report.unknown == 3
+
+
+def test_replacing_a_shared_file_in_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process writes a file of its own; the one that ends last wins, and none fails."""
+    path = tmp_path / "rows.jsonl"
+    with replacing(path, is_shared=True) as one:
+        one.write(b"one")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with replacing(path, is_shared=True) as other:
+            other.write(b"other")
+    assert (path.read_bytes(), [*tmp_path.iterdir()]) == (b"one", [path])

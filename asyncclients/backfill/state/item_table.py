@@ -18,8 +18,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from array import array
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -261,7 +261,7 @@ class ItemTable:
             f"CASE WHEN {kept} THEN published IS NOT digest ELSE published IS NOT NULL END "
             "ORDER BY number",
         )
-        with replacing(path) as file:
+        with closing(differences), replacing(path) as file:
             for key, is_kept, is_new, content in differences:
                 op = ("added" if is_new else "changed") if is_kept else "removed"
                 item = msgspec.Raw(content or b"null")
@@ -323,24 +323,28 @@ def _import_pull(database: sqlite3.Connection, lines: Path | None, count: int) -
     sql = (
         "INSERT OR IGNORE INTO items (key, digest, published, seen, content) VALUES (?, ?, ?, 0, ?)"
     )
-    with nullcontext() if lines is None else lines.open("rb") as file, transaction(database):
-        items = _pulled_items(database, file, count)
+    with (
+        nullcontext() if lines is None else lines.open("rb") as file,
+        transaction(database),
+        closing(_pulled_items(database, file, count)) as items,
+    ):
         database.executemany(sql, map(with_checksum, items))
 
 
 def _pulled_items(
     database: sqlite3.Connection, file: BinaryIO | None, count: int
-) -> Iterator[tuple[str, int, int, bytes | None]]:
+) -> Generator[tuple[str, int, int, bytes | None]]:
     """Yield key, digest, digest and line of each item of the pull."""
     is_short = False
-    for keys, digests in iter_rows(database, "SELECT keys, digests FROM keys ORDER BY number"):
-        texts = keys.decode(errors="surrogatepass").split("\n")
-        for key, digest in zip(texts, array("q", digests), strict=True):
-            if digest == _UNREADABLE:
-                continue
-            line = file.readline().rstrip(b"\n") if file else None
-            is_short |= line == b""
-            yield encodable(key), digest, digest, line
+    with closing(iter_rows(database, "SELECT keys, digests FROM keys ORDER BY number")) as parts:
+        for keys, digests in parts:
+            texts = keys.decode(errors="surrogatepass").split("\n")
+            for key, digest in zip(texts, array("q", digests), strict=True):
+                if digest == _UNREADABLE:
+                    continue
+                line = file.readline().rstrip(b"\n") if file else None
+                is_short |= line == b""
+                yield encodable(key), digest, digest, line
     if file and (is_short or file.readline()):
         raise StateMismatchError(
             f"{file.name} does not have {count} lines, one for each item of its state",
@@ -350,6 +354,7 @@ def _pulled_items(
 
 
 def _newest(database: sqlite3.Connection, time_of: Callable[[Any], float | None]) -> float | None:
-    rows = iter_rows(database, "SELECT content FROM items WHERE content IS NOT NULL")
-    times = (time_of(msgspec.json.decode(content)) for (content,) in rows)
-    return max((each for each in times if each is not None), default=None)
+    sql = "SELECT content FROM items WHERE content IS NOT NULL"
+    with closing(iter_rows(database, sql)) as rows:
+        times = (time_of(msgspec.json.decode(content)) for (content,) in rows)
+        return max((each for each in times if each is not None), default=None)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -441,6 +441,11 @@ def mark_log(database: sqlite3.Connection) -> None:
     """Move the content of the `-wal` file into the state file, with the mark that it needs it."""
     _put_now(database, "wal", _NEEDS_LOG)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    unmark_log(database)
+
+
+def unmark_log(database: sqlite3.Connection) -> None:
+    """Note that the state file needs no `-wal` file."""
     _put_now(database, "wal", _HAS_LOG)
 
 
@@ -456,7 +461,7 @@ def _check_log(database: sqlite3.Connection, path: Path, mode: str, *, has_log: 
         return
     if has_log and mode != "ro":
         # A run was killed in `mark_log`. Write now: closing the connection removes the file.
-        _put_now(database, "wal", _HAS_LOG)
+        unmark_log(database)
     if not has_log:
         raise StateMismatchError(
             f"{path} is incomplete: the last changes are in {path.name}-wal, which is missing",
@@ -509,8 +514,8 @@ def select(database: sqlite3.Connection, sql: str, parameters: Sequence[Any] = (
 
 def iter_rows(
     database: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()
-) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows that *sql* selects; raises as `select`."""
+) -> Generator[tuple[Any, ...]]:
+    """Yield the rows that *sql* selects; raises as `select`. Close it: it keeps the file open."""
     for row in database.execute(sql, parameters):
         yield tuple(_verified(value) if isinstance(value, bytes) else value for value in row)
 
