@@ -7,6 +7,7 @@ Python 3.11, a small body is written together with its headers.
 from __future__ import annotations
 
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -68,7 +69,8 @@ async def reuse_clean_connections(
 class _Connector(aiohttp.TCPConnector):
     def _get(self, key: Any, traces: Any) -> Any:
         idle: Any = getattr(self, "_conns", {}).get(key)
-        if idle and idle[0][0].should_close:
+        # aiohttp takes the first connection, or the next one if the first has been idle too long.
+        if idle and (idle[0][0].should_close or monotonic() > idle[0][1] + _KEEPALIVE / 2):
             _drop_dirty_connections(self, key)
         return aiohttp.TCPConnector._get(self, key, traces)  # `super()` costs 1,000 instructions
 
@@ -87,9 +89,10 @@ def _drop_dirty_connections(connector: aiohttp.BaseConnector, key: Any) -> None:
     # Bytes on an idle connection are a response that nobody asked for, and the next request
     # would take it for its own: aio-libs/aiohttp#13656.
     connections: Any = getattr(connector, "_conns", {})
-    idle: Any = connections.get(key)
-    while idle and idle[0][0].should_close:
-        idle.popleft()[0].close()
+    idle: Any = connections.get(key, ())
+    for entry in [entry for entry in idle if entry[0].should_close]:
+        idle.remove(entry)
+        entry[0].close()
 
 
 def _cap_read_buffer(transport: Any) -> None:

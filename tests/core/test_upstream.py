@@ -119,6 +119,34 @@ async def test_aiohttp_gives_a_stray_response_to_the_next_request() -> None:
             assert bodies == [b'{"id": 1}'] * 3
 
 
+async def test_connector_passes_over_a_stray_response_behind_an_old_connection() -> None:
+    """If the first idle connection is too old, the next one is not taken with a stray response."""
+
+    async def late(connection: Connection) -> None:
+        await connection.request()
+        await asyncio.sleep(0.2)
+        await connection.send(FINE)
+        await asyncio.sleep(1.0)
+        await connection.send(http(body=b'{"id": 666}'))
+        await connection.request()
+        await connection.send(FINE)
+
+    async def read(session: aiohttp.ClientSession, url: str) -> bytes:
+        async with session.get(url) as response:
+            return await response.read()
+
+    async with (
+        byte_server(answers(FINE, FINE), late, answers(FINE)) as server,
+        open_session() as session,
+    ):
+        await asyncio.gather(read(session, server.url), read(session, server.url))
+        await asyncio.sleep(1.5)
+        (idle,) = session.connector._conns.values()
+        first, since = idle.popleft()
+        idle.appendleft((first, since - 5.0))  # aiohttp reads the clock of the process
+        assert await read(session, server.url) == b'{"id": 1}'
+
+
 async def test_aiohttp_errors_hold_the_request() -> None:
     """Upstream: repr, args and frames of its errors show the headers, and some cannot be pickled.
 
