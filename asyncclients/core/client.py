@@ -97,11 +97,15 @@ class FromEnvironment(Generic[P]):
         del init  # for type checkers; a subclass has a constructor of its own
 
     def __get__(self, instance: object, owner: type[C]) -> EnvironmentFactory[P, C]:
-        own, pool, *others = signature(owner.__init__).parameters.values()
-        environ = pool.replace(name="environ", default=None, annotation="Mapping[str, str] | None")
+        kind, others = (
+            Parameter.POSITIONAL_OR_KEYWORD,
+            signature(owner.__init__).parameters.values(),
+        )
+        own = [Parameter("cls", kind), Parameter("pool", kind, annotation="SessionPool")]
+        own.append(Parameter("environ", kind, default=None, annotation="Mapping[str, str] | None"))
         keywords = [p.replace(default=None) for p in others if p.kind is Parameter.KEYWORD_ONLY]
         keywords += [p for p in others if p.kind is Parameter.VAR_KEYWORD]
-        shown = Signature([own.replace(name="cls"), pool, environ, *keywords])
+        shown = Signature([*own, *keywords])
 
         def from_env(
             cls: type[VendorClient],
@@ -391,7 +395,9 @@ def _read_file(argument: str, path: FilePath) -> Secret:
 def _sealed(vendor: Vendor, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments *given*, with secrets for credentials."""
     sealed_ones = {name: sealed(given[name]) for name in vendor.environment if name in given}
-    return {**given, **sealed_ones, "base_url": wrap_userinfo(given.get("base_url"))}
+    if "base_url" in given:
+        sealed_ones["base_url"] = wrap_userinfo(given["base_url"])
+    return {**given, **sealed_ones}
 
 
 def _read_environment(

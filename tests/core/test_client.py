@@ -59,6 +59,27 @@ def test_from_env_has_the_keywords_of_a_constructor_of_ones_own() -> None:
         toy(SessionPool(), environ, region="eu")
 
 
+class NarrowClient(ToyClient):
+    """A client without a `base_url` of its own."""
+
+    def __init__(self, pool: SessionPool, *, key: str) -> None:
+        super().__init__(pool, key=key)
+
+
+class OpenClient(ToyClient):
+    """A client that passes all arguments on."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", [NarrowClient, OpenClient])
+def test_from_env_of_a_constructor_without_base_url(kind: Any) -> None:
+    """The vendor's address is used, and no argument is passed that was not given."""
+    client = kind.from_env(SessionPool(), {"TOY_KEY": CANARY})
+    assert client.base_url == ToyClient.vendor.base_url
+
+
 @pytest.mark.parametrize("environ", [{}, {"TOY_KEY": ""}, {"toy_key": "lower"}])
 def test_from_env_names_a_missing_variable(environ: Mapping[str, str]) -> None:
     """If a variable is missing or empty, the error names it and advises to set it."""
