@@ -58,8 +58,10 @@ def url_problem(url: str) -> str | None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return "is not a URL"
-    if not host or any(c.isspace() or not c.isprintable() or c == "\\" for c in url):
+    if not host or any(c.isspace() or not c.isprintable() for c in url):
         return "is not a URL with a host"
+    if "\\" in url:
+        return "has a backslash, which is written %5C in a URL"
     if not is_encodable(host):
         return (
             "has a host name that cannot be looked up: it has an empty label, one of over 63 "

@@ -329,6 +329,15 @@ def test_pool_rejects_wrong_network_arguments(arguments: dict[str, Any]) -> None
     assert leaks(caught.value, CANARY) == []
 
 
+def test_network_arguments_name_the_form_of_a_backslash() -> None:
+    """Users of Windows domains have one in their name; it is accepted percent-encoded."""
+    with pytest.raises(ConfigurationError, match="backslash, which is written %5C"):
+        network_arguments(None, Secret("http://DOMAIN\\user:p@127.0.0.1:3128"))
+    login = base64.b64encode(b"DOMAIN\\user:p").decode()
+    arguments = network_arguments(None, Secret("http://DOMAIN%5Cuser:p@127.0.0.1:3128"))
+    assert {**arguments}["proxy_headers"]["Proxy-Authorization"] == f"Basic {login}"
+
+
 def test_network_arguments_hide_the_login() -> None:
     """Neither repr nor the values of the arguments show it."""
     arguments = network_arguments(None, Secret(with_login("http://127.0.0.1:3128")))
