@@ -83,7 +83,7 @@ class PullOptions(JobOptions):
 class WriteOptions(JobOptions):
     """The options that a push and a sync have in common."""
 
-    map: Pairs = field(default_factory=dict[str, Any])
+    map: Annotated[dict[str, str], _PAIRS] = field(default_factory=dict[str, str])
     """COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it"""
     set: Pairs = field(default_factory=dict[str, Any])
     """field=value, the same in each row"""

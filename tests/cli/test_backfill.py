@@ -264,6 +264,7 @@ async def test_run_refreshes_pull_of_job_file(
         (["status", "none"], "does not exist"),
         (["run", "x.csv"], "x.csv"),
         (["run", "bad.toml"], "needs one of `pull`, `push` and `sync`"),
+        (["run", "map.toml"], "jobs.a: Expected `str`, got `int` - at `$.map[...]`"),
     ],
 )
 async def test_unusable_input_is_2_and_sends_nothing(
@@ -272,6 +273,8 @@ async def test_unusable_input_is_2_and_sends_nothing(
     """Unusable input is named with the remedy, before anything is sent; no traceback."""
     (tmp_path / "x.csv").write_text("name\nx\n")
     (tmp_path / "bad.toml").write_text("[jobs.a]\nto = 'x.jsonl'\n")
+    job = "[jobs.a]\npush = 'intouch.contacts'\nfile = 'x.csv'\nmap = {name = 5}\n"
+    (tmp_path / "map.toml").write_text(job)
     ended = await shell.run(*arguments)
     assert (ended.code, ended.out) == (2, "")
     assert words in ended.err

@@ -109,9 +109,10 @@ class JobStore:
                 VALUES (:job, :kind, :spec, :digest, :coerce, :total)
             """
             execute(connection, insert, job=job, **msgspec.structs.asdict(record))
-            insert = (
-                "INSERT INTO asyncclients_batches (job, number, rows) VALUES (:job, :number, :rows)"
-            )
+            insert = """
+                INSERT INTO asyncclients_batches (job, number, rows, requests, rejected)
+                VALUES (:job, :number, :rows, 0, 0)
+            """
             if batches:
                 connection.execute(sa.text(insert), batches)
             return True
