@@ -394,7 +394,9 @@ def _read_file(argument: str, path: FilePath) -> Secret:
 
 def _sealed(vendor: Vendor, given: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments *given*, with secrets for credentials."""
-    sealed_ones = {name: sealed(given[name]) for name in vendor.environment if name in given}
+    sealed_ones: dict[str, Any] = {
+        name: sealed(given[name]) for name in vendor.environment if name in given
+    }
     if "base_url" in given:
         sealed_ones["base_url"] = wrap_userinfo(given["base_url"])
     return {**given, **sealed_ones}

