@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Generator, Iterator
 
 import hypothesis
@@ -108,3 +109,12 @@ async def pool() -> AsyncIterator[SessionPool]:
     """A pool with default settings."""
     async with SessionPool() as opened:
         yield opened
+
+
+@pytest.fixture
+def absent_port() -> Iterator[int]:
+    """A port of 127.0.0.1 on which no server can listen during the test."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        yield port

@@ -18,7 +18,7 @@ from asyncclients.cli.doctor_limits import check_limits, probes
 from asyncclients.cli.output import Finding
 from asyncclients.stores.redis_client import ACL_RIGHTS, COMMANDS
 from asyncclients.stores.sqlite import SqliteBackend
-from tests.support.valkey_server import Server, command, connect, free_port
+from tests.support.valkey_server import Server, command, connect
 
 KEY = "canary-4711"
 
@@ -120,10 +120,10 @@ async def test_doctor_names_a_wrong_clock_and_a_slow_network(
     ],
 )
 async def test_doctor_names_an_unusable_server(
-    valkey: Server, login: str, words: str, advice: str
+    valkey: Server, login: str, words: str, advice: str, absent_port: int
 ) -> None:
     """A wrong password and an address without a server are one finding each."""
-    port = valkey.port if login else free_port()
+    port = valkey.port if login else absent_port
     findings = await check_limits(f"redis://{login}127.0.0.1:{port}/0", connect=True)
     (finding,) = findings
     assert finding.good is False
@@ -133,9 +133,9 @@ async def test_doctor_names_an_unusable_server(
 
 
 @pytest.mark.parametrize("kind", ["redis+cluster", "rediss+cluster", "rediss"])
-async def test_doctor_names_an_unreachable_server_of_any_kind(kind: str) -> None:
+async def test_doctor_names_an_unreachable_server_of_any_kind(kind: str, absent_port: int) -> None:
     """A cluster without any node that responds is one finding, like a single server."""
-    url = f"{kind}://:{KEY}@127.0.0.1:{free_port()}?socket_timeout=10"
+    url = f"{kind}://:{KEY}@127.0.0.1:{absent_port}?socket_timeout=10"
     (finding,) = await check_limits(url, connect=True)
     assert finding.good is False
     assert "ConnectionError" in finding.found
@@ -144,9 +144,9 @@ async def test_doctor_names_an_unreachable_server_of_any_kind(kind: str) -> None
     assert KEY not in str(finding)
 
 
-async def test_doctor_names_unreachable_sentinels_and_their_primary() -> None:
+async def test_doctor_names_unreachable_sentinels_and_their_primary(absent_port: int) -> None:
     """The finding has all hosts and the name, and advises what to check, the scheme as well."""
-    hosts = f"127.0.0.1:{free_port()},localhost:{free_port()}"
+    hosts = f"127.0.0.1:{absent_port},localhost:{absent_port}"
     (finding,) = await check_limits(f"redis+sentinel://:{KEY}@{hosts}/main", connect=True)
     assert finding.found == f"no Sentinel of {hosts} knows the primary main and reaches it"
     assert "rediss+sentinel://" in finding.advice
@@ -204,10 +204,13 @@ def _denies(path: object, mode: int) -> bool:
 
 
 def test_doctor_takes_the_store_as_option_or_variable(
-    valkey: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    valkey: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    absent_port: int,
 ) -> None:
     """`--limits` goes before ASYNCCLIENTS_LIMITS; a fault exits with 1, an unusable address with 2."""
-    nobody = f"redis://127.0.0.1:{free_port()}"
+    nobody = f"redis://127.0.0.1:{absent_port}"
     monkeypatch.setenv("ASYNCCLIENTS_LIMITS", nobody)
     assert run(["doctor", "--no-connect"]) == 0
     assert run(["doctor"]) == 1

@@ -35,7 +35,7 @@ from asyncclients.stores.protocol import (
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.redis import redis_key
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
-from tests.support.valkey_server import command, connect, free_port
+from tests.support.valkey_server import command, connect
 
 from .test_quota_log import (
     SECOND,
@@ -385,13 +385,13 @@ async def test_wrong_arguments_are_refused_where_given(store: Store) -> None:
             LimitsControl(other)
 
 
-async def test_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+async def test_store_that_cannot_be_used_is_named(tmp_path: Path, absent_port: int) -> None:
     """No file or no server: one error with the store's address and the next step."""
     missing = LimitsControl(FileLimits(tmp_path / "limits.db"))
     with pytest.raises(ConfigurationError, match=r"limits\.db does not exist"):
         await missing.show()
     assert not (tmp_path / "limits.db").exists()
-    url = f"redis://user:canary@127.0.0.1:{free_port()}/0"
+    url = f"redis://user:canary@127.0.0.1:{absent_port}/0"
     with pytest.raises(ConfigurationError, match="could not be reached") as caught:
         await LimitsControl(RedisLimits(url)).show()
     assert "canary" not in f"{caught.value!r}"

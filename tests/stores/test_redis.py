@@ -28,7 +28,7 @@ from asyncclients.stores.protocol import LeaseRequest, StoreUnavailableError
 from asyncclients.stores.redis import RedisBackend, load_script, script_keys
 from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, parse_address
 from tests.support.shared_quota import call_each, most_in
-from tests.support.valkey_server import Proxy, Server, command, connect, free_port
+from tests.support.valkey_server import Proxy, Server, command, connect
 
 from .quota_worker import Lag
 from .test_quota_log import QUIET, lease_request
@@ -144,9 +144,9 @@ async def first_call(url: str, when_down: WhenDown = "safe_share") -> None:
         await IntouchClient.from_env(p, sandbox.environ).tags.list(limit=1).first()
 
 
-async def test_commands_in_the_queue_fail_with_the_cause() -> None:
+async def test_commands_in_the_queue_fail_with_the_cause(absent_port: int) -> None:
     """Of forty commands to an absent server each names the cause, also those not sent."""
-    store = RedisLimits(f"redis://127.0.0.1:{free_port()}/0").open()
+    store = RedisLimits(f"redis://127.0.0.1:{absent_port}/0").open()
     backend = store._backend  # pyright: ignore[reportPrivateUsage]
     requests = (backend.apply("scope", lease_request()) for _ in range(40))
     failures = await asyncio.gather(*requests, return_exceptions=True)
@@ -154,11 +154,11 @@ async def test_commands_in_the_queue_fail_with_the_cause() -> None:
     await store.aclose()
 
 
-async def test_unreachable_store_fails_the_first_call() -> None:
+async def test_unreachable_store_fails_the_first_call(absent_port: int) -> None:
     """No server at the address: the first call raises in bounded time."""
     before = time.monotonic()
     with pytest.raises(ConfigurationError, match="could not be reached"):
-        await first_call(f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
+        await first_call(f"redis://user:hunter2@127.0.0.1:{absent_port}/0")
     assert time.monotonic() - before < 3
 
 

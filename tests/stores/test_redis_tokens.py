@@ -18,7 +18,7 @@ from asyncclients.errors import ConfigurationError, TokenEndpointError
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisTokens
-from tests.support.valkey_server import Server, command, connect, free_port
+from tests.support.valkey_server import Server, command, connect
 
 pytestmark = pytest.mark.usefixtures("patient")
 
@@ -147,10 +147,10 @@ async def test_stored_token_expires(url: str) -> None:
 
 
 async def test_unreachable_token_store_fails_no_call(
-    vendor: Vendor, caplog: pytest.LogCaptureFixture
+    vendor: Vendor, caplog: pytest.LogCaptureFixture, absent_port: int
 ) -> None:
     """Without the store each process requests its own token, and this is logged."""
-    token = await vendor.process(f"redis://127.0.0.1:{free_port()}/0").get(now())
+    token = await vendor.process(f"redis://127.0.0.1:{absent_port}/0").get(now())
     assert token.value.reveal() == "canary-1"
     assert "alone" in caplog.text
     assert "canary" not in caplog.text
