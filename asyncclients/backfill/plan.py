@@ -306,7 +306,7 @@ class PlannedRows(JournalRowLog):
 
     def mark_done(self, rows: Sequence[Row]) -> None:
         """Count *rows* as valid."""
-        self.state.done += len(rows)  # each row is read once, so that nobody asks for it again
+        self.state.done += len(rows)  # not stored: each row is read only once
 
     def mark_skipped(self, rows: Sequence[Row]) -> None:
         """Count *rows* as skipped."""
@@ -327,7 +327,7 @@ class PlannedRows(JournalRowLog):
 
 
 class PlannedDelivery(Delivery):
-    """Builds the requests of rows; four times as fast as a delivery, which handles outages."""
+    """Builds the requests of rows, without the guards and the circuit breaker of a run."""
 
     async def _call(self, prepared: Sequence[PreparedRow]) -> Failure | None:
         argument = [value for _, value in prepared] if self.batch else prepared[0][1]
