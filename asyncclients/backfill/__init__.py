@@ -10,7 +10,7 @@ report = await push("quakes.csv", totango.touchpoints.create, row_type=NewTouchp
 Run again with the same state to resume.
 """
 
-from asyncclients.backfill.files.sink import OverlappingSink, Sink, UpsertSink
+from asyncclients.backfill.files.sink import Sink, UpsertSink
 from asyncclients.backfill.plan import InvalidReason, InvalidRow, Plan, RequestPreview
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
@@ -23,7 +23,6 @@ from asyncclients.backfill.sync_targets import SyncTarget
 __all__ = [
     "InvalidReason",
     "InvalidRow",
-    "OverlappingSink",
     "Plan",
     "Progress",
     "Renaming",

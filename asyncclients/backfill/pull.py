@@ -31,7 +31,6 @@ from asyncclients.arguments import (
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.files.sink import (
     FileSink,
-    OverlappingSink,
     Sink,
     UnwritableItemsError,
     UpsertSink,
@@ -41,7 +40,7 @@ from asyncclients.backfill.prefetch import Pages, PullSetup, check_since, read_l
 from asyncclients.backfill.refresh import Refresh, RefreshOptions
 from asyncclients.backfill.report import Progress, Report, reporting_progress
 from asyncclients.backfill.state.identity import pull_job
-from asyncclients.backfill.state.journal import Changes, Journal
+from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.pull_state import (
     Checkpoint,
     ItemKeys,
@@ -238,8 +237,6 @@ class Pull:
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._is_sink_uncertain = False
-        self._saving: asyncio.Future[BaseException | None] = self._loop.create_future()
-        self._saving.set_result(None)
 
     async def work(self, source: Pages) -> None:
         """Read, write and finish; save a checkpoint at the end in any case."""
@@ -255,22 +252,18 @@ class Pull:
                     reader = self._setup.reader(source)
                     await read_list(reader, state, self._take, self._is_known, self._may_miss_some)
             finally:
-                await self._save()
-                await self._wait_saved()
+                if not self._is_sink_uncertain:
+                    await self._save()
             await self._sink.finish()
             if isinstance(self._sink, FileSink):
                 state.file = self._sink.mark
             state.complete = True
-            await self._checkpoint.save(self._checkpoint.snapshot())
+            await self._checkpoint.save()
         except BackfillStoppedError as error:
             error.report = self.report()
             raise
         finally:
-            self._saving.cancel()  # still running only if this run was cancelled twice
-            try:
-                await self._sink.close()
-            finally:
-                await asyncio.wait([self._saving])
+            await self._sink.close()
 
     async def _is_known(self, page: Page[Any]) -> bool:
         seen = self._checkpoint.seen
@@ -325,38 +318,10 @@ class Pull:
         return drop_at(items, duplicates)
 
     async def _save(self) -> None:
-        """Start to flush the sink and to save a checkpoint after it."""
-        await self._wait_saved()
-        if not self._is_sink_uncertain:
-            position, durable = await self._use_sink(self._begin_flush())
-            self._checkpoint.state.position = position
-            saving = self._save_when_durable(durable, self._checkpoint.snapshot())
-            self._saving = asyncio.create_task(saving)
-            self._saved_at = self._loop.time()
-
-    async def _begin_flush(self) -> tuple[Any, asyncio.Future[object] | None]:
-        """Return the sink's position and a future that is done when it is durable, None if it is."""
-        if not isinstance(self._sink, OverlappingSink):
-            return await self._sink.flush(), None
-        position, durable = await self._sink.begin_flush()
-        return position, asyncio.ensure_future(durable)
-
-    async def _save_when_durable(
-        self, durable: asyncio.Future[object] | None, changes: Changes
-    ) -> BaseException | None:
-        try:
-            if durable is not None:
-                await durable
-            await self._checkpoint.save(changes)
-        except BaseException as error:  # noqa: BLE001 - raised by `_wait_saved`
-            return error
-        return None
-
-    async def _wait_saved(self) -> None:
-        """Wait for the current checkpoint; raise its error, if any."""
-        error = await asyncio.shield(self._saving)
-        if error is not None:
-            raise error
+        """Make the sink durable, then save a checkpoint."""
+        self._checkpoint.state.position = await self._use_sink(self._sink.flush())
+        await self._checkpoint.save()
+        self._saved_at = self._loop.time()
 
     async def _use_sink(self, step: Coroutine[Any, Any, Any]) -> Any:
         """Await *step* of the sink. If it fails, the content of the sink is uncertain."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from math import nan
@@ -29,7 +29,7 @@ from asyncclients.backfill import Progress, pull, read_status
 from asyncclients.backfill.files import sink as sinks
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.state.identity import JobIdentity
-from asyncclients.backfill.state.journal import Changes, Journal
+from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.pull_state import Checkpoint, text_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
@@ -366,7 +366,7 @@ async def test_checkpoint_keeps_all_keys(state: Path) -> None:
         for name in (f"{run}", f"{run} and more"):
             assert checkpoint.add_keys([name]) == []
             checkpoint.state.page = 7
-            await checkpoint.save(checkpoint.snapshot())
+            await checkpoint.save()
         await journal.aclose()
 
 
@@ -377,7 +377,7 @@ async def test_checkpoint_keeps_keys_of_any_form(state: Path) -> None:
         journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
         checkpoint = await Checkpoint.load(journal)
         assert checkpoint.add_keys(names) == found
-        await checkpoint.save(checkpoint.snapshot())
+        await checkpoint.save()
         await journal.aclose()
 
 
@@ -397,13 +397,14 @@ async def test_pull_saves_when_cancelled(to: Path, state: Path) -> None:
 
 
 class Shaky:
-    """A sink in memory that fails at some write; what was not flushed is lost then."""
+    """A sink in memory that fails at some write or flush; what was not flushed is lost then."""
 
     def __init__(self) -> None:
         self.kept: list[Any] = []
         self.written: list[Any] = []
         self.fails_at: int | None = None
-        self.finished = self.closed = 0
+        self.failing_flush: int | None = None
+        self.flushes = self.finished = self.closed = 0
 
     async def open(self, position: Any) -> None:
         self.written = self.kept[: position or 0]
@@ -415,6 +416,9 @@ class Shaky:
         self.written += items[5:]
 
     async def flush(self) -> int:
+        self.flushes += 1
+        if self.flushes == self.failing_flush:
+            raise RuntimeError("the disk is gone")
         self.kept = list(self.written)
         return len(self.kept)
 
@@ -456,50 +460,12 @@ async def test_pull_loses_no_item_when_key_fails(to: Path, state: Path) -> None:
     assert (ids(to), report.done) == (list(range(500)), 500)
 
 
-class Overlapping(Shaky):
-    """One whose flushes take 0.3 s, while it goes on; *failing* says which of them fails."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flushes = self.failing = 0
-        self.under_way = False
-        self.written_meanwhile = 0
-
-    async def begin_flush(self) -> tuple[int, Awaitable[None]]:
-        assert not self.under_way
-        self.under_way = True
-        self.flushes += 1
-        return len(self.written), self._flush(list(self.written), self.flushes == self.failing)
-
-    async def _flush(self, written: list[Any], fails: bool) -> None:
-        await asyncio.sleep(0.3)
-        self.under_way = False
-        self.written_meanwhile += len(self.written) - len(written)
-        if fails:
-            raise RuntimeError("the disk is gone")
-        self.kept = written
-
-    async def flush(self) -> int:
-        raise AssertionError("it has begin_flush")
-
-
-@pytest.mark.virtual_time
-async def test_pull_writes_while_overlapping_sink_flushes(state: Path) -> None:
-    """Pages are written during a flush of a sink that allows it; flushes never overlap."""
-    sink, server = Overlapping(), Server(5000)
-    report = await pull(server.list(), sink, state=state, prefetch=0)
-    assert [item.id for item in sink.kept] == list(range(5000))
-    assert (report.done, report.unverified) == (5000, ())
-    assert sink.flushes > 5
-    assert sink.written_meanwhile > 500
-
-
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("failing", [1, 3])
 async def test_pull_saves_no_checkpoint_after_failed_flush(state: Path, failing: int) -> None:
     """The error of the flush is raised, and the next run starts before it."""
-    sink, server = Overlapping(), Server(5000)
-    sink.failing = failing
+    sink, server = Shaky(), Server(5000)
+    sink.failing_flush = failing
     with pytest.raises(RuntimeError, match="disk is gone"):
         await pull(server.list(), sink, state=state, prefetch=0)
     kept = len(sink.kept)
@@ -507,25 +473,6 @@ async def test_pull_saves_no_checkpoint_after_failed_flush(state: Path, failing:
     report = await pull(server.list(), sink, state=state, prefetch=0)
     assert [item.id for item in sink.kept] == list(range(5000))
     assert (report.done, report.unverified) == (5000, ())
-
-
-@pytest.mark.virtual_time
-async def test_pull_cancelled_twice_abandons_flush(state: Path) -> None:
-    """A second cancellation does not wait for the flush, and its checkpoint is not saved."""
-    sink, server = Overlapping(), Server(5000)
-    run = asyncio.create_task(pull(server.list(), sink, state=state, prefetch=0))
-    await asyncio.sleep(0.3)
-    assert sink.under_way
-    for _ in range(2):
-        run.cancel()
-        await asyncio.sleep(0.01)
-    with pytest.raises(asyncio.CancelledError):
-        await run
-    assert (sink.kept, sink.closed) == ([], 1)
-    sink.under_way = False
-    report = await pull(server.list(), sink, state=state, prefetch=0)
-    assert [item.id for item in sink.kept] == list(range(5000))
-    assert report.unverified == ()
 
 
 @pytest.mark.virtual_time
@@ -556,11 +503,10 @@ async def test_pull_completes_after_kill_before_last_save(
     """If the file has its name but the state is not complete, the next run completes."""
     save = Checkpoint.save
 
-    async def die(checkpoint: Checkpoint, changes: Changes) -> None:
+    async def die(checkpoint: Checkpoint) -> None:
         if checkpoint.state.complete:
-            checkpoint.state.complete = False
             raise KeyError("killed")
-        await save(checkpoint, changes)
+        await save(checkpoint)
 
     server = Server(100)
     with monkeypatch.context() as patch:

@@ -7,7 +7,6 @@ columns depend on all items, is converted at that point.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -30,7 +29,6 @@ from asyncclients.errors import (
 from asyncclients.own_files import (
     ForeignFileError,
     fcntl,
-    finish_before_cancel,
     in_thread,
     lock_or_fail,
     open_own,
@@ -45,7 +43,7 @@ T = TypeVar("T")
 
 _CONVERT = {".csv": write_csv, ".parquet": write_parquet}
 _BUFFER = 2**20
-"""Bytes buffered before a write; as many may be in the writing thread."""
+"""Bytes buffered before a write."""
 
 
 @runtime_checkable
@@ -66,18 +64,6 @@ class Sink(Protocol):
 
     async def close(self) -> None:
         """Release resources; called after success and after failure."""
-
-
-@runtime_checkable
-class OverlappingSink(Sink, Protocol):
-    """A sink that accepts items while it makes the earlier ones durable."""
-
-    async def begin_flush(self) -> tuple[Any, Awaitable[object]]:
-        """Start a flush; return the position, and an awaitable that is done when it is durable.
-
-        `write` may be called before it is done, `flush` and `begin_flush` may not.
-        """
-        ...
 
 
 @runtime_checkable
@@ -120,7 +106,6 @@ class FileSink:
         self._convert = _CONVERT.get(path.suffix.lower())
         self._buffer: list[bytes] = []
         self._buffered = 0
-        self._writing: asyncio.Future[None] | None = None
         self._position = 0
         self._file: BinaryIO | None = None
         self._target: BinaryIO | None = None
@@ -254,32 +239,16 @@ class FileSink:
             return f"has no columns: an item of type {type(item).__name__}"
         return problem
 
-    async def _write_out(self, *, durable: bool) -> asyncio.Future[None]:
-        """Start writing the buffer in a thread."""
-        assert self._file is not None
-        await self._written()
-        lines, self._buffer = self._buffer, []
-        self._position, self._buffered = self._position + self._buffered, 0
-        loop = asyncio.get_running_loop()
-        self._writing = loop.run_in_executor(None, _write, self._file, lines, durable)
-        return self._writing
-
-    async def _written(self) -> None:
-        """Return when the thread has written its buffer."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await self._run(finish_before_cancel(writing))
-
-    async def begin_flush(self) -> tuple[int, Awaitable[None]]:
-        """Start a flush; the position is the number of bytes."""
-        writing = await self._write_out(durable=True)
-        return self._position, self._run(finish_before_cancel(writing))
-
     async def flush(self) -> int:
         """Make everything durable; the position is the number of bytes."""
-        position, durable = await self.begin_flush()
-        await durable
-        return position
+        await self._write_out(durable=True)
+        return self._position
+
+    async def _write_out(self, *, durable: bool) -> None:
+        assert self._file is not None
+        lines, self._buffer = self._buffer, []
+        self._position, self._buffered = self._position + self._buffered, 0
+        await self._run(in_thread(_write, self._file, lines, durable))
 
     async def finish(self) -> None:
         """Rename or convert the part file to *path*."""
@@ -299,21 +268,16 @@ class FileSink:
     async def close(self) -> None:
         """Close the files; keep the part file unless the sink is finished."""
         file, self._file = self._file, None
-        try:
-            # Bytes still being written are in no checkpoint, so their error does not matter here.
-            with suppress(BackfillStoppedError):
-                await self._written()
-        finally:
-            converted = self._finished and not self.has_lines
-            unwanted = file is not None and (converted or not self.keeps_part)
-            if unwanted and fcntl is not None:  # while it is locked
-                self.part.unlink(missing_ok=True)
-            # In one step: a cancellation between two would leave the second file open, and locked.
-            opened = [each for each in (file, self._target) if each is not None]
-            if opened:
-                await in_thread(_close, opened)
-            if unwanted and fcntl is None:  # Windows deletes no open file
-                self.part.unlink(missing_ok=True)
+        converted = self._finished and not self.has_lines
+        unwanted = file is not None and (converted or not self.keeps_part)
+        if unwanted and fcntl is not None:  # while it is locked
+            self.part.unlink(missing_ok=True)
+        # In one step: a cancellation between two would leave the second file open, and locked.
+        opened = [each for each in (file, self._target) if each is not None]
+        if opened:
+            await in_thread(_close, opened)
+        if unwanted and fcntl is None:  # Windows deletes no open file
+            self.part.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:

@@ -44,7 +44,7 @@ from asyncclients.backfill.state.pull_state import (
 )
 from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark
 from asyncclients.errors import StateMismatchError, encodable
-from asyncclients.own_files import finish_before_cancel, replacing
+from asyncclients.own_files import replacing
 from asyncclients.paging import Page
 
 _UNREADABLE = 0
@@ -180,7 +180,7 @@ class ItemTable:
         rows = [(key, digest, number, content) for key, (digest, content) in found]
         statements = [put_value("state", self.state), *self._statements, Statement(_PUT, rows)]
         self._unsaved, self._statements, self.unsaved_bytes = {}, [], 0
-        await finish_before_cancel(self._journal.save(Changes(statements, write_failures)))
+        await self._journal.save(Changes(statements, write_failures))
 
     @property
     def failures(self) -> str:

@@ -190,13 +190,13 @@ class Journal:
         given, self._given = self._given, Changes(())
         return given
 
-    def save(self, changes: Changes) -> asyncio.Future[None]:
-        """Return a future that is done when *changes* are on disk; it may raise as `saved`.
+    async def save(self, changes: Changes) -> None:
+        """Return when *changes* are on disk, also when cancelled; it may raise as `saved`.
 
-        Without `set_source` only. Await it before the next call.
+        Without `set_source` only, and one call at a time.
         """
         self._given = changes
-        return self.saved()
+        await finish_before_cancel(self.saved())
 
     def commit_now(self) -> None:
         """Start a commit: there are changes."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import compress, repeat
 from typing import Any, TypeVar, cast
@@ -322,7 +322,7 @@ class Checkpoint:
 
     @property
     def unsaved_keys(self) -> int:
-        """Number of keys since the last snapshot."""
+        """Number of keys since the last save."""
         return len(self._new_digests)
 
     def add_contents(self, place: int, items: Sequence[Any]) -> None:
@@ -344,12 +344,8 @@ class Checkpoint:
         set_aside(self._failures, self.state, page, new, max_failed)
         self.add_keys(keys)
 
-    def save(self, changes: Changes) -> Awaitable[None]:
-        """Save *changes*, before the next call."""
-        return self._journal.save(changes)
-
-    def snapshot(self) -> Changes:
-        """Return the changes since the last snapshot, to be saved once."""
+    async def save(self) -> None:
+        """Save everything so far; raises `StateError` if that fails."""
         write_failures = self._failures.take()
         self.state.failures = self._failures.mark
         self._clock.note(self.state)
@@ -360,7 +356,7 @@ class Checkpoint:
             sql = "INSERT INTO keys (keys, digests) VALUES (?, ?)"
             statements.append(Statement(sql, [(keys, digests)]))
             self._new_keys, self._new_digests = [], array("q")
-        return Changes(statements, write_failures)
+        await self._journal.save(Changes(statements, write_failures))
 
 
 def failed_keys(page: Page[Any]) -> list[str]:
