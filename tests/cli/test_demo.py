@@ -22,8 +22,6 @@ from asyncclients.cli.demo.jobs import data_rows, send_at_random
 from asyncclients.cli.demo.records import (
     ASKED_AT,
     DemoResult,
-    duplicated,
-    lost,
     pages_served,
     quota_share,
     read_record,
@@ -236,15 +234,6 @@ async def test_record_is_what_the_vendor_saw() -> None:
 def test_quota_share(calls: int, seconds: float, quota: Quota, share: float) -> None:
     """A run of several periods is compared with the limit, a shorter one with an even pace."""
     assert quota_share(calls, seconds, quota) == pytest.approx(share)
-
-
-def test_rows_are_compared_by_key() -> None:
-    """Missing keys are lost; further keys and repeated ones are duplicates."""
-    assert (lost(["a", "b"], ["a"]), duplicated(["a", "b"], ["a"])) == (1, 0)
-    assert (lost(["a", "b"], ["a", "b", "b", "c"]), duplicated(["a", "b"], ["a", "a", "b"])) == (
-        0,
-        1,
-    )
 
 
 @pytest.mark.virtual_time

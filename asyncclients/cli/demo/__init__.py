@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.live import Live
 
 from asyncclients.cli import DONE, FAILED, INTERRUPTED
 from asyncclients.cli.demo.scenario import Scenario, open_scenario
 from asyncclients.cli.demo.screen import closing, frame, progress_line
+from asyncclients.cli.options import Switch
 from asyncclients.cli.output import show
 from asyncclients.cli.signals import on_signals
 
 if TYPE_CHECKING:
     from asyncclients.integrations.monitor import Monitor
 
-Switch = Annotated[bool, Parameter(negative="")]
 _REFRESH = 0.2
 _LINE_EVERY = 5.0
 """Seconds between lines if standard output is not a terminal."""
@@ -45,7 +43,9 @@ async def demo(*, fast: Switch = False, web: Switch = False, json: Switch = Fals
     task = asyncio.current_task()
     assert task is not None
     on_signals(task.cancel, ("SIGTERM", "SIGHUP"))
-    async with open_scenario(fast=fast) as scene, _page(console, scene, web=web) as monitor:
+    async with open_scenario(fast=fast) as scene, _page(scene, web=web) as monitor:
+        if monitor is not None:
+            console.print(f"Live page: {monitor.url}", soft_wrap=True)
         try:
             await _show(console, scene, monitor)
         except asyncio.CancelledError:
@@ -66,17 +66,13 @@ async def demo(*, fast: Switch = False, web: Switch = False, json: Switch = Fals
         return FAILED if broken else DONE
 
 
-@asynccontextmanager
-async def _page(console: Console, scene: Scenario, *, web: bool) -> AsyncGenerator[Monitor | None]:
-    """Serve the live page of *scene* inside the block if *web* is set."""
+def _page(scene: Scenario, *, web: bool) -> AbstractAsyncContextManager[Monitor | None]:
+    """Return the live page of *scene* if *web* is set."""
     if not web:
-        yield None
-        return
+        return nullcontext()
     from asyncclients.integrations.monitor import Monitor  # imports aiohttp's server
 
-    async with Monitor(*scene.pools) as monitor:
-        console.print(f"Live page: {monitor.url}", soft_wrap=True)
-        yield monitor
+    return Monitor(*scene.pools)
 
 
 async def _until_interrupted(console: Console) -> None:

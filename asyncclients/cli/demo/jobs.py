@@ -10,7 +10,6 @@ import asyncio
 import csv
 import gzip
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -33,8 +32,6 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 
 Row = dict[str, str]
-Counts = Mapping[str, int]
-Target = Callable[[Any], Awaitable[Any]]
 OnProgress = Callable[[Progress], None] | None
 
 
@@ -74,8 +71,7 @@ class DemoJob:
             await self.run(progress)
         finally:
             asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await asking
+            await asyncio.gather(asking, return_exceptions=True)
 
 
 async def send_at_random(ask: Callable[[], Awaitable[object]], every: float) -> None:
@@ -102,13 +98,16 @@ def data_rows(name: str, limit: int) -> list[Row]:
         return list(islice(csv.DictReader(file), limit))
 
 
-def push_jobs(sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Counts) -> list[DemoJob]:
+async def push_jobs(
+    sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Mapping[str, int]
+) -> list[DemoJob]:
     """Return a push of *counts* rows for each vendor but Intouch, with its state in *folder*."""
     totango = TotangoClient.from_env(pool, sandbox.environ)
     emma = EmmaClient.from_env(pool, sandbox.environ)
     intempt = IntemptClient.from_env(pool, sandbox.environ)
     onboarding = DigitalOnboardingClient.from_env(pool, sandbox.environ)
     collection = sandbox.state("intempt").add_collection("frequencies", "id")
+    await emma.touchpoint_types.create("earthquake", "Earthquake")
     job = partial(_push_job, folder, counts)
     return [
         job(
@@ -130,7 +129,6 @@ def push_jobs(sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Counts)
             stored=sandbox.state("emma").touchpoints.values,
             web=lambda client: client.touchpoint_types.list(),
             every=1.5,
-            prepare=lambda: emma.touchpoint_types.create("earthquake", "Earthquake"),
         ),
         job(
             intempt,
@@ -157,33 +155,26 @@ def push_jobs(sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Counts)
 
 def _push_job(
     folder: Path,
-    counts: Counts,
+    counts: Mapping[str, int],
     client: VendorClient,
     data: str,
-    target: Target,
+    target: Callable[[Any], Awaitable[Any]],
     *,
     convert: Callable[[Row], dict[str, Any]],
     key: Callable[[Any], str],
     stored: Callable[[], Collection[Any]],
     web: Callable[[Any], Awaitable[object]],
     every: float,
-    prepare: Callable[[], Awaitable[object]] | None = None,
 ) -> DemoJob:
     """Return the push of a data file; *key* identifies what *convert* returns, and is *stored*."""
     rows = data_rows(data, counts[client.vendor.name])
-
-    async def run(progress: OnProgress) -> None:
-        if prepare is not None:
-            await prepare()
-        state = folder / f"{client.vendor.name}.state"
-        await push(rows, target, map=convert, state=state, progress=progress)
-
+    state = folder / f"{client.vendor.name}.state"
     return DemoJob(
         client=client,
         expected=[key(convert(row)) for row in rows],
         found=lambda: [key(each) for each in stored()],
         done=lambda: len(stored()),
-        run=run,
+        run=lambda progress: push(rows, target, map=convert, state=state, progress=progress),
         web=web,
         every=every,
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 import msgspec
 
 from asyncclients.ratelimit.quota import Quota
@@ -88,13 +85,3 @@ def pages_served(sandbox: Sandbox) -> int:
             if each.accepted and each.path.endswith("/contacts")
         }
     )
-
-
-def lost(expected: Sequence[str], found: Sequence[str]) -> int:
-    """Return the number of *expected* rows that are missing among those *found*."""
-    return (Counter(expected) - Counter(found)).total()
-
-
-def duplicated(expected: Sequence[str], found: Sequence[str]) -> int:
-    """Return the number of *found* rows beyond those *expected*."""
-    return (Counter(found) - Counter(expected)).total()

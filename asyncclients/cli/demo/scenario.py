@@ -7,6 +7,7 @@ import csv
 import os
 import sys
 from asyncio.subprocess import DEVNULL
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from asyncclients import IntouchClient, SessionPool
 from asyncclients.backfill import Progress
 from asyncclients.cli.demo.jobs import DemoJob, OnProgress, push_jobs, send_at_random
 from asyncclients.cli.demo.naive import NaiveClient
-from asyncclients.cli.demo.records import DemoResult, duplicated, lost, pages_served
+from asyncclients.cli.demo.records import DemoResult, pages_served
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 
@@ -63,7 +64,8 @@ class Backfill:
 
     async def _pull(self, progress: OnProgress, rows: int | None = None) -> int:
         """Run the command, and kill it when the vendor has sent *rows*; return its process id."""
-        with (self._folder / "messages.txt").open("ab") as messages:
+        log = self._folder / "messages.txt"
+        with log.open("ab") as messages:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "asyncclients", *PULL),
                 cwd=self._folder,
@@ -80,10 +82,8 @@ class Backfill:
                 if progress is not None:
                     rate = (self.done() - done_before) / (loop.time() - started_at)
                     progress(self._progress(rate))
-            if process.returncode != (0 if rows is None else None):
-                text = (self._folder / "messages.txt").read_text(errors="replace")
-                last = text.strip().rpartition("\n")[2]
-                code = process.returncode
+            if (code := process.returncode) != (0 if rows is None else None):
+                last = log.read_text(errors="replace").strip().rpartition("\n")[2]
                 raise ChildProcessError(f"asyncclients pull ended with exit code {code}: {last}")
         finally:
             if process.returncode is None:
@@ -96,7 +96,6 @@ class Backfill:
         return Progress(
             done=self.done(),
             failed=0,
-            unknown=0,
             skipped=0,
             total=self._total,
             remaining=remaining,
@@ -180,10 +179,9 @@ class Scenario:
         """Return the figures of each vendor, then those of the naive client."""
         found: list[DemoResult] = []
         for job in self.jobs:
-            rows = job.found()
-            missing, twice = lost(job.expected, rows), duplicated(job.expected, rows)
-            record = self.record(job)
-            found.append(msgspec.structs.replace(record, lost=missing, duplicated=twice))
+            expected, rows = Counter(job.expected), Counter(job.found())
+            lost, surplus = (expected - rows).total(), (rows - expected).total()
+            found.append(msgspec.structs.replace(self.record(job), lost=lost, duplicated=surplus))
         return [*found, self.naive_record()]
 
     def broken_promises(self) -> list[str]:
@@ -217,21 +215,16 @@ async def open_scenario(*, fast: bool) -> AsyncGenerator[Scenario]:
             for each in (sandbox, naive_sandbox):
                 each.state("intouch").grow(contacts=rows["intouch"])
             backfill = Backfill(sandbox, folder, rows["intouch"])
-            intouch = _intouch_job(sandbox, shared, backfill)
-            jobs = [intouch, *push_jobs(sandbox, pool, folder, rows)]
+            uuids = list(sandbox.state("intouch").contacts)
+            intouch = DemoJob(
+                client=IntouchClient.from_env(shared, sandbox.environ),
+                expected=uuids,
+                found=backfill.found,
+                done=backfill.done,
+                run=backfill.run,
+                web=lambda client: client.contacts.get(uuids[0]),
+                every=2.5,
+            )
+            jobs = [intouch, *await push_jobs(sandbox, pool, folder, rows)]
             naive = NaiveClient(session, naive_sandbox)
             yield Scenario(sandbox, (pool, shared), jobs, backfill, naive)
-
-
-def _intouch_job(sandbox: Sandbox, shared: SessionPool, backfill: Backfill) -> DemoJob:
-    """Return *backfill* with web requests of this process: both use the store of *shared*."""
-    uuids = list(sandbox.state("intouch").contacts)
-    return DemoJob(
-        client=IntouchClient.from_env(shared, sandbox.environ),
-        expected=uuids,
-        found=backfill.found,
-        done=backfill.done,
-        run=backfill.run,
-        web=lambda client: client.contacts.get(uuids[0]),
-        every=2.5,
-    )
