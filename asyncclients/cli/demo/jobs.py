@@ -32,6 +32,7 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 
 Row = dict[str, str]
+Counts = Mapping[str, int]
 OnProgress = Callable[[Progress], None] | None
 
 
@@ -99,13 +100,13 @@ def data_rows(name: str, limit: int) -> list[Row]:
 
 
 async def push_jobs(
-    sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Mapping[str, int]
+    sandbox: Sandbox, pool: SessionPool, folder: Path, counts: Counts
 ) -> list[DemoJob]:
     """Return a push of *counts* rows for each vendor but Intouch, with its state in *folder*."""
-    totango = TotangoClient.from_env(pool, sandbox.environ)
-    emma = EmmaClient.from_env(pool, sandbox.environ)
-    intempt = IntemptClient.from_env(pool, sandbox.environ)
-    onboarding = DigitalOnboardingClient.from_env(pool, sandbox.environ)
+    environ = sandbox.environ
+    totango, emma = TotangoClient.from_env(pool, environ), EmmaClient.from_env(pool, environ)
+    intempt = IntemptClient.from_env(pool, environ)
+    onboarding = DigitalOnboardingClient.from_env(pool, environ)
     collection = sandbox.state("intempt").add_collection("frequencies", "id")
     await emma.touchpoint_types.create("earthquake", "Earthquake")
     job = partial(_push_job, folder, counts)
@@ -138,7 +139,6 @@ async def push_jobs(
             key=itemgetter("id"),
             stored=lambda: [{"id": key} for key in collection.items],
             web=lambda client: client.info(),
-            every=1.0,
         ),
         job(
             onboarding,
@@ -148,14 +148,13 @@ async def push_jobs(
             key=itemgetter("unique_id"),
             stored=sandbox.state("digital_onboarding").contacts.values,
             web=lambda client: client.templates.list(),
-            every=1.0,
         ),
     ]
 
 
 def _push_job(
     folder: Path,
-    counts: Mapping[str, int],
+    counts: Counts,
     client: VendorClient,
     data: str,
     target: Callable[[Any], Awaitable[Any]],
@@ -164,7 +163,7 @@ def _push_job(
     key: Callable[[Any], str],
     stored: Callable[[], Collection[Any]],
     web: Callable[[Any], Awaitable[object]],
-    every: float,
+    every: float = 1.0,
 ) -> DemoJob:
     """Return the push of a data file; *key* identifies what *convert* returns, and is *stored*."""
     rows = data_rows(data, counts[client.vendor.name])
