@@ -303,10 +303,7 @@ class _Exchange:
             emit(self._listeners, AttemptStarted(call=self._number, attempt=1, waited=waited))
             response = await handler(self._request)
         except BaseException as failure:
-            if never_sent(failure):
-                scheduler.cancel(permit, permit_request.priority)
-            else:
-                scheduler.on_no_response(permit)
+            scheduler.on_no_response(permit, was_sent=not never_sent(failure))
             self._on_outcome(None, type(failure).__name__)
             raise
         else:

@@ -313,10 +313,7 @@ class Attempt(TimedTask, eq=False):
             response = await handler(request)
         except BaseException as failure:
             self.stop_with = failure
-            if is_sent and not never_sent(failure):
-                scheduler.on_no_response(permit)
-            else:
-                scheduler.cancel(permit, self.permit_request.priority)
+            scheduler.on_no_response(permit, was_sent=is_sent and not never_sent(failure))
             raise
         scheduler.on_response(permit, parse_rate_limit_headers(response.status, response.headers))
         return response

@@ -372,19 +372,20 @@ class Limiter:
             return False
         return self.external.observe(self._windows, permit, now, info)
 
-    def on_no_response(self, permit: Permit, now: float) -> None:
-        """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
-        if self._settle(permit):
-            for window in permit.taken.windows:
+    def on_no_response(self, permit: Permit, now: float, *, was_sent: bool = True) -> None:
+        """Settle the call: it may have arrived, by *now*, or never was sent and frees its slots."""
+        if permit.settled:
+            return
+        permit.settled = True
+        if permit is self._probe:
+            self._probe = None
+        for window in permit.taken.windows:
+            if was_sent:
                 window.move_bound(permit.bound(window), now, permit.taken.cost)
-
-    def cancel(self, permit: Permit, now: float) -> None:
-        """Settle the call: it was never sent, so its slots are free at once."""
-        if self._settle(permit):
-            for window in permit.taken.windows:
+            else:
                 window.cancel(permit.bound(window), permit.taken.cost)
-            if permit is self._spacing.last:
-                self._spacing.next_at = now
+        if permit is self._spacing.last and not was_sent:
+            self._spacing.next_at = now
 
     def on_rate_limited(
         self, now: float, retry_after: float | None, permit: Permit | None = None
@@ -494,14 +495,6 @@ class Limiter:
         for window in self._counters.values():
             if isinstance(window, SlidingWindow):
                 window.drain_until(self.feedback.paused_until)
-
-    def _settle(self, permit: Permit) -> bool:
-        if permit.settled:
-            return False
-        permit.settled = True
-        if permit is self._probe:
-            self._probe = None
-        return True
 
     def _interval(self) -> float:
         return max((window.interval for window in self._windows), default=0.0)

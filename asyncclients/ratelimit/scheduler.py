@@ -234,7 +234,7 @@ class Scheduler:
             if not waiter.done() or waiter.cancelled():
                 queue.leave(*place)
             elif waiter.exception() is None:
-                self.cancel(waiter.result(), request.priority)
+                self.on_no_response(waiter.result(), was_sent=False)
                 self.on_done()
             raise
         finally:
@@ -383,7 +383,9 @@ class Scheduler:
         self._granted += 1
         self.in_flight += 1
         self.in_flight_limit.in_use += 1
+        permit = self.limiter.acquire(now, demand)
         if is_background:
+            permit.is_background = True
             self.sent_background += 1
             self._last_background = self._granted
         else:
@@ -392,7 +394,7 @@ class Scheduler:
                 forecast.advance(now)
             forecast.count += demand.cost
             forecast.last_at = now
-        return self.limiter.acquire(now, demand)
+        return permit
 
     def _is_full(self) -> bool:
         return self.in_flight >= self.max_in_flight or self.in_flight_limit.is_full(self.dispatch)
@@ -409,16 +411,12 @@ class Scheduler:
                 self._refuse_delayed()
             self.dispatch()
 
-    def on_no_response(self, permit: Permit) -> None:
-        """Settle the call of *permit*: it gets no response, but may have arrived."""
-        self.limiter.on_no_response(permit, self.loop.time())
-        self.dispatch()
-
-    def cancel(self, permit: Permit, priority: Priority) -> None:
-        """Settle the call of *permit*: it was never sent, so its slot is free."""
-        self._cancelled += 1
-        self.sent_background -= priority is Priority.BACKGROUND
-        self.limiter.cancel(permit, self.loop.time())
+    def on_no_response(self, permit: Permit, *, was_sent: bool = True) -> None:
+        """Settle the call of *permit*: it may have arrived, or was never sent."""
+        if not was_sent:
+            self._cancelled += 1
+            self.sent_background -= permit.is_background
+        self.limiter.on_no_response(permit, self.loop.time(), was_sent=was_sent)
         self.dispatch()
 
     def on_rate_limited(self, retry_after: float | None, permit: Permit | None = None) -> None:

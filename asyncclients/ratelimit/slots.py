@@ -406,6 +406,7 @@ class Permit(msgspec.Struct, eq=False):
         slot_free_at: loop instant at which the last of the slots became free; -inf if unused.
         in_burst: the call followed another one by less than the bucket's interval.
         settled: the limiter knows how the call ended.
+        is_background: the call has background priority.
     """
 
     number: int
@@ -416,6 +417,7 @@ class Permit(msgspec.Struct, eq=False):
     slot_free_at: float = -math.inf
     in_burst: bool = False
     settled: bool = False
+    is_background: bool = False
 
     def bound(self, window: Window) -> float:
         """Return the arrival bound in *window* when the call was sent; inf while none is known."""

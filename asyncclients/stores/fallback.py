@@ -166,7 +166,7 @@ class StaticShare(FallbackPolicy):
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
         for limiter, own in self._permits.pop(permit.number, ()):
-            (limiter.on_no_response if sent else limiter.cancel)(own, now)
+            limiter.on_no_response(own, now, was_sent=sent)
 
 
 class TimeSlots(FallbackPolicy):

@@ -131,15 +131,10 @@ class SharedLimiter:
         else:
             self._state.accepted += 1
 
-    def on_no_response(self, permit: Permit, now: float) -> None:
-        """Record that no response will come; the call may have arrived as late as *now*."""
-        self._local.on_no_response(permit, now)
-        self._settle(permit, now, now)
-
-    def cancel(self, permit: Permit, now: float) -> None:
-        """Give back the slot of a call that was not sent."""
-        self._local.cancel(permit, now)
-        self._settle(permit, now, None)
+    def on_no_response(self, permit: Permit, now: float, *, was_sent: bool = True) -> None:
+        """Record that the call may have arrived, by *now*, or never was sent."""
+        self._local.on_no_response(permit, now, was_sent=was_sent)
+        self._settle(permit, now, now if was_sent else None)
 
     def on_rate_limited(
         self, now: float, retry_after: float | None, permit: Permit | None = None

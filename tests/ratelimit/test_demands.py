@@ -189,7 +189,7 @@ def test_limiter_returns_what_a_cancelled_call_took() -> None:
     limiter = Limiter(quotas)
     demand = limiter.kind_of(Demand(5, "events.list", Share("", 1.0)))
     before = limiter.snapshot(0.0)
-    limiter.cancel(limiter.acquire(0.0, demand), 0.0)
+    limiter.on_no_response(limiter.acquire(0.0, demand), 0.0, was_sent=False)
     assert limiter.snapshot(0.0) == before
     assert limiter.next_permit_at(0.0, demand=demand) == 0.0
     assert limiter.is_idle(2.0 + 60.0)

@@ -146,7 +146,7 @@ def _settle(limiter: Limiter, permit: Permit, fate: str, now: float) -> None:
     elif fate == "lost":
         limiter.on_no_response(permit, now)
     else:
-        limiter.cancel(permit, now)
+        limiter.on_no_response(permit, now, was_sent=False)
 
 
 @given(
@@ -176,7 +176,7 @@ def test_call_without_response_holds_its_slot() -> None:
     assert limiter.next_permit_at(100.0) == math.inf
     limiter.on_no_response(first, 100.0)
     assert limiter.next_permit_at(100.0) == 101.0
-    limiter.cancel(second, 100.0)
+    limiter.on_no_response(second, 100.0, was_sent=False)
     assert limiter.next_permit_at(100.0) == 100.0
 
 

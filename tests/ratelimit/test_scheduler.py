@@ -374,7 +374,7 @@ async def test_waiter_cancelled_in_the_tick_of_its_grant() -> None:
     permit = await waiting[1]
     assert now() == pytest.approx(2.0, abs=0.01)
     assert (queue.in_flight, queue.sent) == (1, 2)
-    queue.cancel(permit, INTERACTIVE)
+    queue.on_no_response(permit, was_sent=False)
     queue.on_done()
 
 
@@ -387,7 +387,7 @@ async def test_scheduler_counts_background_calls() -> None:
     for priority in (INTERACTIVE, BACKGROUND):
         permit = queue.try_acquire(PermitRequest(priority))
         assert permit is not None
-        queue.cancel(permit, priority)
+        queue.on_no_response(permit, was_sent=False)
         queue.on_done()
     assert (queue.sent, queue.sent_background) == (3, 2)
 
@@ -495,7 +495,7 @@ async def test_in_flight_limit_wakes_the_next_scope_after_a_cancellation() -> No
     one.on_done()
     await settle()
     assert waits.done()
-    three.cancel(await waits, INTERACTIVE)
+    three.on_no_response(await waits, was_sent=False)
     three.on_done()
 
 

@@ -216,7 +216,7 @@ async def test_unused_slots_are_released() -> None:
     world = world_of(Quota(2, 60.0))
     first, second = world.start(), world.start()
     permit = await first.scheduler.acquire(PermitRequest())
-    first.scheduler.cancel(permit, Priority.INTERACTIVE)
+    first.scheduler.on_no_response(permit, was_sent=False)
     first.scheduler.on_done()
     await asyncio.sleep(1)
     assert await second.call()
