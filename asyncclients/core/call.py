@@ -423,6 +423,8 @@ class Call(Generic[T]):
                 if response.status < 300:
                     codec.check_body(response.body, endpoint.result_fields)
                 return cast("T", response)
+            if endpoint.reader is not None:
+                return codec.read(response.body, endpoint.returns, endpoint.reader)
             result: T = codec.decode(response.body, endpoint.returns)
         except DecodeError as caught:
             bad = caught

@@ -2,9 +2,7 @@
 
 `decode` raises nothing but `DecodeError`, whatever the server sends. Types with a wire form
 of their own (an id that may be a number or text, a time with a prefix) have `from_wire` and
-`to_wire`; msgspec handles all others. If such a type has `accepts_empty = True`, its
-`from_wire` gets None for an empty body. Its `wire_fields` are the JSON fields of a result: a
-body with `error` and none of them is an error.
+`to_wire`; msgspec handles all others. A result with a form of its own has a reader, see `read`.
 """
 
 from __future__ import annotations
@@ -16,12 +14,14 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from math import isfinite
 from types import NoneType
-from typing import Any, Self, cast, get_origin
+from typing import Any, Self, TypeVar, cast, get_origin
 
 import msgspec
 from msgspec import inspect
 
 from asyncclients.errors import DecodeError
+
+T = TypeVar("T")
 
 EXCERPT_LIMIT = 200
 """Most characters of a body that an error quotes."""
@@ -103,10 +103,9 @@ def _make_decoder(cls: Any) -> tuple[msgspec.json.Decoder[Any], frozenset[str] |
 def _result_fields(cls: Any) -> frozenset[str] | None:
     """Return the JSON fields of a *cls*; None if a body without any of them cannot be one."""
     fields = _struct_fields(cls)
-    if not fields:
-        return cast("frozenset[str] | None", getattr(cls, "wire_fields", None))
-    required = any(field.required for field in fields)
-    return None if required else frozenset(field.encode_name for field in fields)
+    if not fields or any(field.required for field in fields):
+        return None
+    return frozenset(field.encode_name for field in fields)
 
 
 def _struct_fields(cls: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
@@ -145,14 +144,28 @@ def _decode_leniently(body: bytes, cls: Any) -> Any:
         fitted = coerce(msgspec.json.decode(body), cls)
         return msgspec.convert(fitted, cls, dec_hook=decode_custom)
     except _UNREADABLE as bad:
-        if not body.strip():
-            if cls is Any:
-                return None
-            if getattr(cls, "accepts_empty", False):
-                return cls.from_wire(None)
+        if cls is Any and not body.strip():
+            return None
         reason = str(bad) if isinstance(bad, msgspec.MsgspecError) else type(bad).__name__
-    own = frozenset(field.encode_name for field in _struct_fields(cls))
-    check_body(body, own or getattr(cls, "wire_fields", own))
+    check_body(body, frozenset(field.encode_name for field in _struct_fields(cls)))
+    raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
+
+
+def read(body: bytes, cls: type[T], reader: Callable[[Any], T]) -> T:
+    """Return the *cls* that *reader* finds in the JSON of *body*, which is None if it is empty.
+
+    Raises:
+        DecodeError: as `decode`, or *reader* raises a ValueError.
+    """
+    value = decode(body, Any)
+    try:
+        result = reader(value)
+    except _UNREADABLE as bad:
+        reason = str(bad)
+    else:
+        check_body(body, _result_fields(cls))
+        return result
+    check_body(body, _NO_FIELDS)
     raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
 
 

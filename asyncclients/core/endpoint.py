@@ -73,6 +73,8 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         expects: the one status that means success; None for any 2xx.
         documented: whether the vendor's manual has this method and path.
         max_batch_size: most rows that its method takes as one list; 0 if it takes one row.
+        reader: returns the result from the decoded body, or from None for an empty one, if its
+            JSON has another form than `returns`. It raises ValueError for what is no result.
         result_fields: JSON fields of a result, for an endpoint that returns `Response`: a
             body with `error` and none of them is an error. None accepts any body.
         takes: the struct that its method takes; None if it takes other arguments.
@@ -92,6 +94,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     expects: int | None = None
     documented: bool = True
     max_batch_size: int = 0
+    reader: Callable[[Any], T_co] | None = None
     result_fields: frozenset[str] | None = None
     takes: type[msgspec.Struct] | None = None
     cost: int = 1

@@ -212,6 +212,24 @@ def test_result_may_have_an_error_field(body: bytes) -> None:
     assert isinstance(codec.decode(body, Lenient), Lenient)
 
 
+def test_reader_returns_the_result() -> None:
+    """A reader gets the decoded body, None for an empty one; its ValueError is a `DecodeError`."""
+
+    def reader(value: Any) -> Lenient:
+        if value not in (None, ["a"]) and "error" not in value:
+            raise ValueError("expected a list of one")
+        return Lenient(some_id=value[0] if isinstance(value, list) else None)
+
+    assert codec.read(b'\xef\xbb\xbf["a"]', Lenient, reader) == Lenient(some_id="a")
+    assert codec.read(b"", Lenient, reader) == Lenient()
+    with pytest.raises(DecodeError, match="expected a list of one") as caught:
+        codec.read(b"[3]", Lenient, reader)
+    assert not caught.value.is_error_body
+    with pytest.raises(DecodeError) as caught:
+        codec.read(b'{"error": "no"}', Lenient, reader)
+    assert caught.value.is_error_body
+
+
 def test_untyped_results_may_be_errors() -> None:
     """`Any` accepts every JSON value, an error body included."""
     body = b'{"error": "no"}'

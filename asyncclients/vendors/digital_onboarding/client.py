@@ -26,11 +26,11 @@ from asyncclients.vendors.digital_onboarding.models import (
     NewContacts,
     NewJourney,
     Objective,
-    ObjectiveList,
     Template,
-    TemplateList,
-    WireBatch,
-    WireContact,
+    read_batch,
+    read_contact,
+    read_objectives,
+    read_templates,
 )
 from asyncclients.vendors.digital_onboarding.vendor import DIGITAL_ONBOARDING, TOKEN_PATH
 
@@ -41,18 +41,20 @@ UPSERT = Endpoint(
     "contacts.upsert",
     "POST",
     "v1/contacts",
-    WireContact,
+    Contact,
     idempotent=True,
     idempotency_note=_KEYED,
+    reader=read_contact,
     takes=NewContact,
 )
 UPSERT_MANY = Endpoint(
     "contacts.upsert_many",
     "POST",
     "v1/contacts",
-    WireBatch,
+    BatchResult,
     idempotent=True,
     idempotency_note=_KEYED,
+    reader=read_batch,
     max_batch_size=100,
 )
 CREATE_JOURNEY = Endpoint(
@@ -62,8 +64,12 @@ CREATE_JOURNEY = Endpoint(
     Journey,
     idempotency_note=_NO_KEY,
 )
-LIST_TEMPLATES = Endpoint("templates.list", "GET", "v1/templates", TemplateList)
-LIST_OBJECTIVES = Endpoint("objectives.list", "GET", "v1/objectives", ObjectiveList)
+LIST_TEMPLATES = Endpoint(
+    "templates.list", "GET", "v1/templates", list[Template], reader=read_templates
+)
+LIST_OBJECTIVES = Endpoint(
+    "objectives.list", "GET", "v1/objectives", list[Objective], reader=read_objectives
+)
 
 
 class Contacts(Resource):
@@ -78,7 +84,7 @@ class Contacts(Resource):
         """
         UPSERT.check_argument(contact)
         request = UPSERT.request(body=contact, idempotent=contact.key is not None)
-        return (await self._send(request)).contact
+        return await self._send(request)
 
     @operation(UPSERT_MANY)
     async def upsert_many(self, contacts: Iterable[NewContact]) -> BatchResult:
@@ -95,7 +101,7 @@ class Contacts(Resource):
             body=NewContacts(contacts=sent),
             idempotent=all(contact.key is not None for contact in sent),
         )
-        result = (await self._send(request)).result
+        result = await self._send(request)
         if missing := result.unacknowledged(sent):
             count, total = len(missing), len(sent)
             logger.warning(

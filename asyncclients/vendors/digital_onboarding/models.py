@@ -8,7 +8,7 @@ in `extra` here and top-level keys on the wire.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -16,7 +16,6 @@ from msgspec import UNSET, UnsetType
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object, to_plain
 from asyncclients.core.endpoint import Fields
 
-T = TypeVar("T")
 Text = str | None | UnsetType
 
 
@@ -189,67 +188,45 @@ class NewJourney(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return {**to_plain(self), "contact": self.contact.to_wire()}
 
 
-class WireContact:
-    """A contact in a response."""
-
-    wire_fields = frozenset({*_FIELDS, "journey"})
-
-    def __init__(self, contact: Contact) -> None:
-        self.contact = contact
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the contact in *value*, with unknown keys in `extra`."""
-        given = json_object(value)
-        fields = {name: given.pop(name) for name in _FIELDS & given.keys()}
-        journey = given.get("journey")
-        if isinstance(journey, dict) and journey.keys() == {"template_id"}:
-            fields["journey_template_id"] = given.pop("journey")["template_id"]
-        return cls(from_reply(fields | {"extra": given}, Contact))
+def read_contact(value: Any) -> Contact:
+    """Return the contact in *value*, with unknown keys in `extra`."""
+    given = json_object(value)
+    fields = {name: given.pop(name) for name in _FIELDS & given.keys()}
+    journey = given.get("journey")
+    if isinstance(journey, dict) and journey.keys() == {"template_id"}:
+        fields["journey_template_id"] = given.pop("journey")["template_id"]
+    contact: Contact = from_reply(fields | {"extra": given}, Contact)
+    return contact
 
 
-class WireBatch:
-    """The result of a batch in a response."""
-
-    def __init__(self, result: BatchResult) -> None:
-        self.result = result
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the result in *value*; one of its two lists may be missing."""
-        fields = json_object(value)
-        if not fields.keys() & {"new_contacts", "existing_contacts"}:
-            raise ValueError("expected new_contacts and existing_contacts")
-        new, existing = (
-            [each.contact for each in from_reply(fields.pop(name, None) or [], list[WireContact])]
-            for name in ("new_contacts", "existing_contacts")
-        )
-        return cls(BatchResult(new_contacts=new, existing_contacts=existing, extra=fields))
+def read_batch(value: Any) -> BatchResult:
+    """Return the result of a batch in *value*; one of its two lists may be missing."""
+    fields = json_object(value)
+    if not fields.keys() & {"new_contacts", "existing_contacts"}:
+        raise ValueError("expected new_contacts and existing_contacts")
+    new, existing = (
+        [read_contact(each) for each in from_reply(fields.pop(name, None) or [], list[Any])]
+        for name in ("new_contacts", "existing_contacts")
+    )
+    return BatchResult(new_contacts=new, existing_contacts=existing, extra=fields)
 
 
-class WireList(list[T]):
-    """A list of the type `form`, in an object under `name` as in the manual, or as a bare array."""
-
-    name: ClassVar[str]
-    form: ClassVar[Any]
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the items in *value*."""
-        if isinstance(value, dict):
-            if cls.name not in value:
-                raise ValueError(f"expected {cls.name}")
-            value = cast("dict[str, Any]", value)[cls.name] or []
-        return cls(from_reply(value, cls.form))
+def read_templates(value: Any) -> list[Template]:
+    """Return the templates in *value*."""
+    templates: list[Template] = from_reply(_listed(value, "templates"), list[Template])
+    return templates
 
 
-class TemplateList(WireList[Template]):
-    """Templates in a response."""
+def read_objectives(value: Any) -> list[Objective]:
+    """Return the objectives in *value*."""
+    objectives: list[Objective] = from_reply(_listed(value, "objectives"), list[Objective])
+    return objectives
 
-    name, form = "templates", list[Template]
 
-
-class ObjectiveList(WireList[Objective]):
-    """Objectives in a response."""
-
-    name, form = "objectives", list[Objective]
+def _listed(value: Any, name: str) -> Any:
+    """Return the list in *value*: in an object under *name* as in the manual, or a bare array."""
+    if not isinstance(value, dict):
+        return value
+    if name not in value:
+        raise ValueError(f"expected {name}")
+    return cast("dict[str, Any]", value)[name] or []

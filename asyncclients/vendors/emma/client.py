@@ -22,12 +22,12 @@ from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.vendors.emma.models import (
-    CreatedTouchpoints,
     NewTouchpoint,
     NewTouchpoints,
     NewType,
     Touchpoint,
     TouchpointType,
+    read_created,
 )
 from asyncclients.vendors.emma.vendor import EMMA
 
@@ -58,8 +58,9 @@ CREATE_TOUCHPOINTS = Endpoint(
     "touchpoints.create",
     "POST",
     _MEMBERS,
-    CreatedTouchpoints,
+    list[Touchpoint],
     idempotency_note=_DUPLICATE,
+    reader=read_created,
     max_batch_size=MOST_AT_ONCE,
 )
 LIST_TOUCHPOINTS = Endpoint("touchpoints.list", "GET", _MEMBERS + "/{member_id}", list[Touchpoint])
@@ -136,7 +137,7 @@ class Touchpoints(AccountResource):
                 "create_many sends several batches"
             )
         body = NewTouchpoints(touchpoints=given)
-        created = (await self._send(self._request(CREATE_TOUCHPOINTS, body))).touchpoints
+        created = await self._send(self._request(CREATE_TOUCHPOINTS, body))
         if len(created) != len(given):
             ids = ", ".join(str(each.touchpoint_id) for each in created)
             raise DecodeError(

@@ -142,20 +142,13 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attributes: JsonObject | None = None
 
 
-class CreatedTouchpoints:
-    """The touchpoints in the response to a create.
+def read_created(value: Any) -> list[Touchpoint]:
+    """Return the touchpoints in the response to a create.
 
     Invalid ones are skipped, so that the ids of the others are not lost.
     """
-
-    def __init__(self, touchpoints: list[Touchpoint]) -> None:
-        self.touchpoints = touchpoints
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the touchpoints in *value*."""
-        touchpoints: list[Touchpoint] = []
-        for item in from_reply(value, list[Any]):
-            with suppress(ValueError):
-                touchpoints.append(from_reply(item, Touchpoint))
-        return cls(touchpoints)
+    touchpoints: list[Touchpoint] = []
+    for item in from_reply(value, list[Any]):
+        with suppress(ValueError):
+            touchpoints.append(from_reply(item, Touchpoint))
+    return touchpoints

@@ -20,13 +20,14 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.uploads import Progress, Source, Uploader, UploadReceipt, open_content
 from asyncclients.vendors.intempt.models import (
+    DATA_FIELDS,
     DataItem,
-    DataItemList,
     EventMatches,
-    OneDataItem,
     Segmentation,
-    SegmentationList,
     ServiceInfo,
+    read_item,
+    read_items,
+    read_segmentations,
     readable_items,
 )
 from asyncclients.vendors.intempt.vendor import INTEMPT, STORAGE
@@ -38,22 +39,22 @@ _SAME_FILE = "the link identifies one object; a source that cannot be read twice
 _DATA = "v1/{org}/collections/{collection_id}/data"
 
 INFO = Endpoint("info", "GET", "", ServiceInfo)
-GET_ITEM = Endpoint("collections.get_item", "GET", _DATA + "/{item_id}", OneDataItem)
+GET_ITEM = Endpoint("collections.get_item", "GET", _DATA + "/{item_id}", DataItem, reader=read_item)
 DELETE_ITEM = Endpoint(
     "collections.delete_item",
     "DELETE",
     _DATA + "/{item_id}",
     Response,
-    result_fields=DataItemList.wire_fields,
+    result_fields=DATA_FIELDS,
 )
-LIST_ITEMS = Endpoint("collections.list_items", "GET", _DATA, DataItemList)
+LIST_ITEMS = Endpoint("collections.list_items", "GET", _DATA, list[DataItem], reader=read_items)
 INSERT = Endpoint(
     "collections.insert",
     "POST",
     _DATA,
     Response,
     idempotency_note=_ROW,
-    result_fields=DataItemList.wire_fields,
+    result_fields=DATA_FIELDS,
 )
 UPLOAD_CSV = Endpoint(
     "collections.upload_csv",
@@ -71,10 +72,16 @@ INSERT_MANY = Endpoint(
     "v1/{org}/sources/{source_id}/data",
     Response,
     idempotency_note=_ROW,
-    result_fields=DataItemList.wire_fields,
+    result_fields=DATA_FIELDS,
 )
 MATCHES = Endpoint("events.matches", "GET", "v1/{org}/events/matches", EventMatches)
-LATEST = Endpoint("segmentations.latest", "GET", "v1/{org}/segmentations/latest", SegmentationList)
+LATEST = Endpoint(
+    "segmentations.latest",
+    "GET",
+    "v1/{org}/segmentations/latest",
+    list[Segmentation],
+    reader=read_segmentations,
+)
 
 
 class OrgResource(Resource):
@@ -96,7 +103,7 @@ class Collections(OrgResource):
     async def get_item(self, collection_id: str, item_id: str) -> DataItem:
         """Return one row. Raises `NotFoundError` if it does not exist."""
         request = GET_ITEM.request(org=self._org, collection_id=collection_id, item_id=item_id)
-        return (await self._send(request))[0]
+        return await self._send(request)
 
     @operation(DELETE_ITEM)
     async def delete_item(self, collection_id: str, item_id: str) -> DataItem | None:

@@ -9,16 +9,15 @@ if the list is empty. Links are never followed: even the manual's samples point 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, cast
 
 import msgspec
 
-from asyncclients.core.codec import ExactId, JsonObject, decode, from_reply, json_object
+from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object, read
 from asyncclients.core.endpoint import Response
 from asyncclients.errors import DecodeError
-
-T = TypeVar("T")
 
 _AROUND_A_LIST = frozenset({"_links", "page"})
 """Fields that HAL puts beside `_embedded`: an empty list may have only these."""
@@ -59,40 +58,27 @@ class Segmentation(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="
     created: datetime | None = None
 
 
-class WireList(list[T]):
-    """A list of the type `form`, from any of its wire forms."""
-
-    form: ClassVar[Any]
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the items in *value*."""
-        return cls(from_reply(listed(value), cls.form))
+DATA_FIELDS = frozenset({"id", "data", "_embedded"})
 
 
-class DataItemList(WireList[DataItem]):
-    """A list of rows."""
-
-    form = list[DataItem]
-    wire_fields = frozenset({"id", "data", "_embedded"})
-
-
-class OneDataItem(DataItemList):
-    """A list of exactly one row: the manual describes an array but shows an object."""
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the row in *value*."""
-        items = super().from_wire(value)
-        if len(items) != 1:
-            raise ValueError(f"expected one item, got {len(items)}")
-        return items
+def read_items(value: Any) -> list[DataItem]:
+    """Return the rows in *value*."""
+    items: list[DataItem] = from_reply(listed(value), list[DataItem])
+    return items
 
 
-class SegmentationList(WireList[Segmentation]):
-    """A list of segmentations."""
+def read_item(value: Any) -> DataItem:
+    """Return the one row in *value*: the manual describes an array but shows an object."""
+    items = read_items(value)
+    if len(items) != 1:
+        raise ValueError(f"expected one item, got {len(items)}")
+    return items[0]
 
-    form = list[Segmentation]
+
+def read_segmentations(value: Any) -> list[Segmentation]:
+    """Return the segmentations in *value*."""
+    segmentations: list[Segmentation] = from_reply(listed(value), list[Segmentation])
+    return segmentations
 
 
 def listed(value: Any) -> list[Any]:
@@ -123,16 +109,12 @@ def _only_list(embedded: Any) -> list[Any]:
     return items
 
 
-def readable_items(reply: Response | None) -> DataItemList:
+def readable_items(reply: Response | None) -> list[DataItem]:
     """Return the rows in *reply*; none if it has another body or none.
 
     For inserts and deletions: the manual does not describe their responses, so their success
     depends on the status alone.
     """
-    if reply is None:
-        return DataItemList()
-    try:
-        items: DataItemList = decode(reply.body, DataItemList)
-    except DecodeError:
-        return DataItemList()
-    return items
+    with suppress(DecodeError):
+        return [] if reply is None else read(reply.body, list[DataItem], read_items)
+    return []

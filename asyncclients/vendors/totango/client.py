@@ -27,14 +27,14 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.vendors.totango.models import (
     LONGEST_CONTENT,
-    CreatedTouchpoint,
     Event,
-    EventList,
     NamedItem,
-    NamedItems,
     NewTouchpoint,
     Touchpoint,
     TouchpointUpdate,
+    read_created,
+    read_events,
+    read_names,
 )
 from asyncclients.vendors.totango.vendor import REGIONS, TOTANGO
 
@@ -44,9 +44,10 @@ CREATE_TOUCHPOINT = Endpoint(
     "touchpoints.create",
     "POST",
     "api/v3/touchpoints/",
-    CreatedTouchpoint,
+    Touchpoint,
     idempotency_note="a second request creates a duplicate",
     encoding="form",
+    reader=read_created,
     takes=NewTouchpoint,
 )
 UPDATE_TOUCHPOINT = Endpoint(
@@ -60,15 +61,21 @@ UPDATE_TOUCHPOINT = Endpoint(
 DELETE_TOUCHPOINT = Endpoint(
     "touchpoints.delete", "DELETE", "api/v3/touchpoints/{note_id}", NoneType, encoding="form"
 )
-LIST_TOUCHPOINTS = Endpoint("touchpoints.list", "GET", "api/v2/events/", EventList)
-LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", EventList)
+LIST_TOUCHPOINTS = Endpoint(
+    "touchpoints.list", "GET", "api/v2/events/", list[Event], reader=read_events
+)
+LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", list[Event], reader=read_events)
+
+
 LIST_TOUCHPOINT_TYPES = Endpoint(
-    "touchpoint_types.list", "GET", "api/v3/touchpoint-types/", NamedItems
+    "touchpoint_types.list", "GET", "api/v3/touchpoint-types/", list[NamedItem], reader=read_names
 )
 LIST_TOUCHPOINT_TAGS = Endpoint(
-    "touchpoint_tags.list", "GET", "api/v3/touchpoint-tags/", NamedItems
+    "touchpoint_tags.list", "GET", "api/v3/touchpoint-tags/", list[NamedItem], reader=read_names
 )
-LIST_ACTIVITY_TYPES = Endpoint("activity_types.list", "GET", "api/v3/activity-types/", NamedItems)
+LIST_ACTIVITY_TYPES = Endpoint(
+    "activity_types.list", "GET", "api/v3/activity-types/", list[NamedItem], reader=read_names
+)
 
 
 class Touchpoints(Resource):
@@ -89,7 +96,7 @@ class Touchpoints(Resource):
         _warn_of_length(touchpoint.content)
         body = to_plain(touchpoint)
         request = _encodable(CREATE_TOUCHPOINT, body).request(body=body, given=touchpoint)
-        return (await self._send(request)).touchpoint
+        return await self._send(request)
 
     @operation(UPDATE_TOUCHPOINT)
     async def update(self, note_id: str | int, touchpoint: TouchpointUpdate) -> Touchpoint:

@@ -8,7 +8,7 @@ text here. The manual shows no response to a create, update or delete.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -113,37 +113,28 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     note: JsonObject | None = None
 
 
-class CreatedTouchpoint:
-    """The response to a create, which the manual does not show.
+_CREATED = frozenset({"note_id", "event_id", "note", "id", "type", "note_content"})
+
+
+def read_created(value: Any) -> Touchpoint:
+    """Return the touchpoint in the response to a create, which the manual does not show.
 
     The note's id is seen in `note_id`, or in the object `note` as `id` or `note_id`. A body
     in the shape of an event has the event's id; an empty body and an empty object have none.
-    Any other object is not the response to a create: it may name a job that has yet to run.
+
+    Raises:
+        ValueError: any other object, which may name a job that has yet to run.
     """
-
-    wire_fields = frozenset({"note_id", "event_id", "note", "id", "type", "note_content"})
-    accepts_empty = True
-
-    def __init__(self, touchpoint: Touchpoint) -> None:
-        self.touchpoint = touchpoint
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the touchpoint in *value*, which is None for an empty body.
-
-        Raises:
-            ValueError: *value* has none of the fields of a response.
-        """
-        reply = {} if value is None else json_object(value)
-        if reply and not reply.keys() & cls.wire_fields:
-            raise ValueError(f"expected one of {', '.join(sorted(cls.wire_fields))}")
-        note = json_object(reply.get("note") or {})
-        note_id = reply.get("note_id") or note.get("id") or note.get("note_id")
-        is_event = bool(reply.keys() & {"type", "note_content"})
-        event_id = reply.get("event_id") or (reply.get("id") if is_event else None)
-        ids = {"note_id": note_id, "event_id": event_id}
-        touchpoint: Touchpoint = from_reply({**ids, "note": note or reply or None}, Touchpoint)
-        return cls(touchpoint)
+    reply = {} if value is None else json_object(value)
+    if reply and not reply.keys() & _CREATED:
+        raise ValueError(f"expected one of {', '.join(sorted(_CREATED))}")
+    note = json_object(reply.get("note") or {})
+    note_id = reply.get("note_id") or note.get("id") or note.get("note_id")
+    is_event = bool(reply.keys() & {"type", "note_content"})
+    event_id = reply.get("event_id") or (reply.get("id") if is_event else None)
+    ids = {"note_id": note_id, "event_id": event_id}
+    touchpoint: Touchpoint = from_reply({**ids, "note": note or reply or None}, Touchpoint)
+    return touchpoint
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -198,14 +189,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return _EPOCH + timedelta(milliseconds=self.timestamp)
 
 
-class EventList(list[Event]):
-    """Events; each has its whole object in `fields`."""
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the events in *value*."""
-        entries = (json_object(entry) for entry in from_reply(value, list[Any]))
-        return cls(from_reply({**entry, "fields": entry}, Event) for entry in entries)
+def read_events(value: Any) -> list[Event]:
+    """Return the events in *value*, each with its whole object in `fields`."""
+    entries = (json_object(entry) for entry in from_reply(value, list[Any]))
+    return [from_reply({**entry, "fields": entry}, Event) for entry in entries]
 
 
 class NamedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -220,25 +207,19 @@ class NamedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fields: dict[str, Any]
 
 
-class NamedItems(list[NamedItem]):
-    """A list of items in any of the vendor's forms.
+def read_names(value: Any) -> list[NamedItem]:
+    """Return the items in *value*, which has any of the vendor's forms, in the vendor's order.
 
     The manual describes a map id -> name for types and tags, and shows a map id -> object for
     activity types. Actual responses have arrays of objects for types and tags
     (https://fivetran.com/docs/connectors/applications/totango/connector-schema).
     """
-
-    wire_fields = frozenset[str]()
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """Return the items in *value*, in the vendor's order."""
-        if isinstance(value, list):
-            return cls(_item(None, entry) for entry in cast("list[object]", value))
-        if isinstance(value, dict):
-            pairs = cast("dict[str, Any]", value)
-            return cls(_item(key, entry) for key, entry in pairs.items())
-        raise ValueError(f"expected a list or a map of items, got {type(value).__name__}")
+    if isinstance(value, list):
+        return [_item(None, entry) for entry in cast("list[object]", value)]
+    items = json_object(value)
+    if items.keys() & {"error", "errors"}:
+        raise ValueError("expected a list or a map of items, got an error")
+    return [_item(key, entry) for key, entry in items.items()]
 
 
 def _item(key: str | None, entry: object) -> NamedItem:

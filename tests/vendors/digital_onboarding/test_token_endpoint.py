@@ -34,7 +34,7 @@ async def test_cancelled_refresh_does_not_fail_waiting_calls(
     await asyncio.sleep(0.1)
     leader.cancel()
     results = await asyncio.gather(*waiters, return_exceptions=True)
-    assert names(results) == {"TemplateList": 10}
+    assert names(results) == {"list": 10}
     assert leader.cancelled()
     assert counts(sandbox) == (1, 10)
 
@@ -159,7 +159,7 @@ async def test_calls_do_not_wait_for_a_renewal_ahead_of_time(
     await asyncio.sleep(3600 - 45)
     sandbox.fail(DO, delay(5.0), match=TOKEN)
     began = asyncio.get_running_loop().time()
-    assert names(await many(client, 100)) == {"TemplateList": 100}
+    assert names(await many(client, 100)) == {"list": 100}
     assert asyncio.get_running_loop().time() - began < 1.0
     await asyncio.sleep(60)
     await client.templates.list()

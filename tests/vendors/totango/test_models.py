@@ -10,7 +10,7 @@ import pytest
 from asyncclients.core import codec
 from asyncclients.errors import DecodeError
 from asyncclients.vendors.totango import Event, NewTouchpoint, Touchpoint, TouchpointUpdate
-from asyncclients.vendors.totango.models import CreatedTouchpoint, EventList, NamedItems
+from asyncclients.vendors.totango.models import NamedItem, read_created, read_events, read_names
 
 # The manual's own example, 1461110400000, is this instant.
 EXAMPLE = datetime(2016, 4, 20, tzinfo=UTC)
@@ -26,8 +26,7 @@ EVENT = b"""{
 
 def created(reply: bytes) -> Touchpoint:
     """The touchpoint in the response to a create."""
-    found: CreatedTouchpoint = codec.decode(reply, CreatedTouchpoint)
-    return found.touchpoint
+    return codec.read(reply, Touchpoint, read_created)
 
 
 @pytest.mark.parametrize(
@@ -148,9 +147,10 @@ def test_events_keep_all_of_their_content() -> None:
         {"id": "n", "type": "note", "timestamp": "1578588991000", "note_content": [],
          "account": {"id": 1, "display_name": "One"}, "properties": {"new": {"a": None}}},
     ]  # fmt: skip
-    task, campaign, note = codec.decode(codec.encode(wire), EventList)
+    task, campaign, note = codec.read(codec.encode(wire), list[Event], read_events)
     assert task.task_content == {"status": "open", "assignees": ["a"]}
     assert campaign.id == "7"
+    assert note.note_content is not None
     assert (note.timestamp, note.note_content.note_id) == (1578588991000, None)
     assert [event.fields for event in (task, campaign, note)] == wire
 
@@ -159,7 +159,7 @@ def test_events_keep_all_of_their_content() -> None:
 def test_other_forms_of_events_are_a_decode_error(reply: bytes) -> None:
     """A value that is not a list of events raises `DecodeError`."""
     with pytest.raises(DecodeError):
-        codec.decode(reply, EventList)
+        codec.read(reply, list[Event], read_events)
 
 
 @pytest.mark.parametrize(
@@ -173,27 +173,36 @@ def test_other_forms_of_events_are_a_decode_error(reply: bytes) -> None:
 )
 def test_named_items_are_read_from_every_form(reply: bytes) -> None:
     """Array of objects, map id -> name, map id -> object: the same ids and names, in order."""
-    items: NamedItems = codec.decode(reply, NamedItems)
+    items = codec.read(reply, list[NamedItem], read_names)
     assert [(item.id, item.display_name) for item in items] == [("a", "A"), ("2", "")]
 
 
 @pytest.mark.parametrize("reply", [b"[]", b"{}"])
 def test_empty_reply_is_an_empty_list(reply: bytes) -> None:
     """Either empty form is a list without items."""
-    assert codec.decode(reply, NamedItems) == []
+    assert codec.read(reply, list[NamedItem], read_names) == []
 
 
 @pytest.mark.parametrize(
-    "reply", [b'"x"', b"3", b"null", b'["a"]', b'[{"display_name": "A"}]', b'{"data": [1]}']
+    "reply",
+    [
+        b'"x"',
+        b"3",
+        b"null",
+        b'["a"]',
+        b'[{"display_name": "A"}]',
+        b'{"data": [1]}',
+        b'{"error": "no"}',
+    ],
 )
 def test_other_forms_of_items_are_a_decode_error(reply: bytes) -> None:
     """An item without id, or a value that is not a list of items, raises `DecodeError`."""
     with pytest.raises(DecodeError):
-        codec.decode(reply, NamedItems)
+        codec.read(reply, list[NamedItem], read_names)
 
 
 def test_additional_fields_are_kept() -> None:
     """Fields beyond id and name, such as `disabled`, are in `fields`."""
     wire: dict[str, Any] = {"old": {"display_name": "Old", "disabled": True}}
-    items: NamedItems = codec.decode(codec.encode(wire), NamedItems)
+    items = codec.read(codec.encode(wire), list[NamedItem], read_names)
     assert items[0].fields == {"display_name": "Old", "disabled": True}
