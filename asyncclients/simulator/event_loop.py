@@ -8,65 +8,64 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, TypeVarTuple, cast
+from types import coroutine
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-    from contextvars import Context
+    from collections.abc import Callable, Coroutine, Generator
 
 
-_Ts = TypeVarTuple("_Ts")
+class _Timer:
+    __slots__ = ("callback",)
 
-
-class _Timer(asyncio.TimerHandle):
-    """A callback with its arguments."""
-
-    __slots__ = ("args", "callback", "is_cancelled")
-    __repr__ = object.__repr__
-
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.callback, self.args, self.is_cancelled = callback, args, False
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
-        self.is_cancelled = True
-
-    def cancelled(self) -> bool:
-        return self.is_cancelled
+        self.callback = None
 
 
 class SimulatedLoop:
     """An event loop that starts at second 0 and jumps from timer to timer.
 
     Timers fire in the order of their instants; timers of the same instant in the order in
-    which they were set. Contexts are ignored.
+    which they were set. Contexts are ignored, and callbacks of `call_soon` cannot be cancelled.
     """
 
     def __init__(self) -> None:
         self._now = 0.0
         self._order = 0
-        self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._ready = deque[partial[object]]()
         self._timers: list[tuple[float, int, _Timer]] = []
 
     def run(self, seconds: float) -> None:
         """Run until second *seconds*, or until nothing is left to do."""
         while True:
             while self._ready:
-                callback, args = self._ready.popleft()
-                callback(*args)
+                self._ready.popleft()()
             if not self._timers or self._timers[0][0] > seconds:
                 return
             self._now, _, timer = heappop(self._timers)
-            if not timer.cancelled():
-                timer.callback(*timer.args)
+            if timer.callback is not None:
+                timer.callback()
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work* up to its first future at once, and resume it when that is done."""
+        """Run *work* up to its first `await` at once, and resume it when that is over."""
         try:
-            future: asyncio.Future[Any] = work.send(None)
+            awaited: asyncio.Future[Any] | float = work.send(None)
         except StopIteration:
             return
-        future.add_done_callback(lambda _: self.start(work))
+        if isinstance(awaited, asyncio.Future):
+            awaited.add_done_callback(lambda _: self.start(work))
+        else:
+            self.call_at(awaited, self.start, work)
+
+    @coroutine
+    def sleep_until(self, at: float) -> Generator[float]:
+        """Wait for second *at*, in work that this loop runs."""
+        yield at
 
     @property
     def as_loop(self) -> asyncio.AbstractEventLoop:
@@ -85,25 +84,13 @@ class SimulatedLoop:
         """A future whose callbacks run on this loop."""
         return asyncio.Future(loop=self.as_loop)
 
-    def call_soon(
-        self,
-        callback: Callable[[*_Ts], object],
-        *args: *_Ts,
-        context: Context | None = None,  # noqa: ARG002
-    ) -> asyncio.Handle:
-        """Call *callback* before time advances. It cannot be cancelled."""
-        self._ready.append((callback, args))
-        return _Timer(callback, args)
+    def call_soon(self, callback: Callable[..., object], *args: Any, **_context: Any) -> None:
+        """Call *callback* before time advances."""
+        self._ready.append(partial(callback, *args))
 
-    def call_at(
-        self,
-        when: float,
-        callback: Callable[[*_Ts], object],
-        *args: *_Ts,
-        context: Context | None = None,  # noqa: ARG002
-    ) -> asyncio.TimerHandle:
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> _Timer:
         """Call *callback* at second *when*."""
-        timer = _Timer(callback, args)
+        timer = _Timer(partial(callback, *args))
         self._order += 1
         heappush(self._timers, (max(when, self._now), self._order, timer))
         return timer

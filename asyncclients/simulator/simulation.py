@@ -15,8 +15,6 @@ from dataclasses import InitVar, dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import msgspec
-
 from asyncclients.arguments import shown
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
@@ -28,7 +26,7 @@ from asyncclients.simulator.models import LATENCIES, SERVERS
 from asyncclients.simulator.report import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from asyncclients.ratelimit.protocol import LimiterProtocol
     from asyncclients.sandbox.limits import ServerLimit
@@ -38,14 +36,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _BACKLOG = PermitRequest(Priority.BACKGROUND)
 _INTERACTIVE = PermitRequest(Priority.INTERACTIVE)
-
-
-class Call(msgspec.Struct, eq=False):
-    """One call of the backlog, or of a user who made it at *asked_at*, None once it was sent."""
-
-    request: PermitRequest
-    asked_at: float | None = None
-    permit: Any = None
 
 
 @dataclass(eq=False)
@@ -69,66 +59,56 @@ class Simulation:
     def run(self, seconds: float) -> Record:
         """Simulate *seconds* and return what happened."""
         for _ in range(self.workers):
-            self._submit(Call(_BACKLOG))
+            self.loop.start(self._send_backlog())
         if self.interactive:
-            self._schedule(self._next_gap(), self._on_interactive_call)
+            self.loop.start(self._send_interactive())
         self.loop.run(seconds)
         return self.record
 
-    def _schedule(self, at: float, callback: Callable[..., None], *args: Any) -> None:
-        self.loop.call_at(at, callback, at, *args)
+    async def _send_backlog(self) -> None:
+        while True:
+            await self._call(_BACKLOG)
 
-    def _next_gap(self) -> float:
-        """Seconds until the next interactive call: half to one and a half times the mean."""
-        return (0.5 + self.random.random()) / self.interactive
+    async def _send_interactive(self) -> None:
+        at = self._after(0.0)
+        while True:
+            await self.loop.sleep_until(at)
+            at = self._after(at)
+            self.loop.start(self._call(_INTERACTIVE))
 
-    def _on_interactive_call(self, now: float) -> None:
-        """Submit an interactive call."""
-        self._schedule(now + self._next_gap(), self._on_interactive_call)
-        self._submit(Call(_INTERACTIVE, asked_at=now))
+    def _after(self, at: float) -> float:
+        """Return the instant of the next call: half to one and a half times the mean later."""
+        return at + (0.5 + self.random.random()) / self.interactive
 
-    def _submit(self, call: Call) -> None:
-        """Send *call* as soon as the scheduler grants its permit."""
-        call.permit = self.scheduler.try_acquire(call.request)
-        if call.permit is None:
-            self.loop.start(self._wait(call))
-        else:
-            self._send(call)
+    async def _call(self, request: PermitRequest) -> None:
+        """Send a call until it is accepted; record how long an interactive one waited first."""
+        asked_at = self.loop.time()
+        while True:
+            permit = self.scheduler.try_acquire(request)
+            if permit is None:
+                permit = await self.scheduler.acquire(request)
+            now = self.loop.time()
+            if request is _INTERACTIVE:
+                self.record.waits.append(now - asked_at)
+            up, work, down = self.latency.draw(self.random, self.split)
+            await self.loop.sleep_until(now + up)
+            now += up
+            info = self._response(now)
+            is_rejected = info is not None and info.is_rate_limited
+            (self.record.rejected_at if is_rejected else self.record.accepted_at).append(now)
+            await self.loop.sleep_until(now + (0.0 if is_rejected else work) + down)
+            self.scheduler.on_response(permit, info)
+            self.scheduler.on_done()
+            if not is_rejected:
+                return
+            request = request.as_retry()
 
-    async def _wait(self, call: Call) -> None:
-        call.permit = await self.scheduler.acquire(call.request)
-        self._send(call)
-
-    def _send(self, call: Call) -> None:
-        now = self.loop.time()
-        if call.asked_at is not None:
-            self.record.waits.append(now - call.asked_at)
-            call.asked_at = None
-        up, work, down = self.latency.draw(self.random, self.split)
-        self._schedule(now + up, self._on_arrival, call, work, down)
-
-    def _on_arrival(self, now: float, call: Call, work: float, down: float) -> None:
+    def _response(self, now: float) -> RateLimitInfo | None:
+        """Return what the server responds to a call that arrives at *now*; None if it accepts."""
         if self.server.admit(now):
-            self.record.accepted_at.append(now)
-            self._schedule(now + work + down, self._on_response, call, None)
-            return
-        self.record.rejected_at.append(now)
+            return None
         wait = float(math.ceil(self.server.reset_after(now))) if self.retry_after else None
-        self._schedule(
-            now + down,
-            self._on_response,
-            call,
-            RateLimitInfo(is_rate_limited=True, retry_after=wait),
-        )
-
-    def _on_response(self, now: float, call: Call, info: RateLimitInfo | None) -> None:  # noqa: ARG002
-        self.scheduler.on_response(call.permit, info)
-        self.scheduler.on_done()
-        if info is not None and info.is_rate_limited:
-            call.request = call.request.as_retry()
-            self._submit(call)
-        elif call.request.priority:
-            self._submit(Call(_BACKLOG))
+        return RateLimitInfo(is_rate_limited=True, retry_after=wait)
 
 
 def simulate(

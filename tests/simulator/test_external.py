@@ -12,7 +12,7 @@ from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS
-from asyncclients.simulator.simulation import Call, Simulation
+from asyncclients.simulator.simulation import Simulation
 
 TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)
 RATE = 0.8
@@ -48,32 +48,27 @@ class Shared(Simulation):
         self.accepted = self.rejected = 0
         self.seen: list[float] = []
         if rate:
-            self._schedule(0.0, self._other)
+            self.loop.start(self._send_others())
 
-    def _other(self, now: float) -> None:
-        if now > self.until:
-            return
-        accepted = self.server.admit(now)
+    async def _send_others(self) -> None:
+        await self.loop.sleep_until(0.0)
+        while (now := self.loop.time()) <= self.until:
+            accepted = self.server.admit(now)
+            if now > LEARNED:
+                self.accepted += accepted
+                self.rejected += not accepted
+            await self.loop.sleep_until(now + self.random.expovariate(self.rate))
+
+    def _response(self, now: float) -> RateLimitInfo:
         if now > LEARNED:
-            self.accepted += accepted
-            self.rejected += not accepted
-        self._schedule(now + self.random.expovariate(self.rate), self._other)
-
-    def _on_arrival(self, now: float, call: Call, work: float, down: float) -> None:
+            self.seen.append(self.learning.external.rate)
         is_rejected = not self.server.admit(now)
-        (self.record.rejected_at if is_rejected else self.record.accepted_at).append(now)
         wait = math.ceil(self.server.reset_after(now))
         info = RateLimitInfo(is_rate_limited=is_rejected, retry_after=wait if is_rejected else None)
         if self.is_reported:
             remaining = 0 if is_rejected else self.server.remaining(now)
             info = replace(info, limit=self.quota.limit, remaining=remaining, reset=wait)
-        at = now + down + (0.0 if is_rejected else work)
-        self._schedule(at, self._on_response, call, info)
-
-    def _on_response(self, now: float, call: Call, info: RateLimitInfo | None) -> None:
-        super()._on_response(now, call, info)
-        if now > LEARNED:
-            self.seen.append(self.learning.external.rate)
+        return info
 
 
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "two-counter"])
