@@ -14,10 +14,11 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from math import isfinite
 from types import NoneType
-from typing import Any, Self, TypeVar, cast, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, cast, get_origin
 
 import msgspec
 from msgspec import inspect
+from msgspec.structs import force_setattr
 
 from asyncclients.errors import DecodeError
 
@@ -38,6 +39,25 @@ _KEY = re.compile(rb'\A\s*"[0-9]*"\s*:')
 
 JsonObject = dict[str, Any]
 """A free-form JSON object."""
+if TYPE_CHECKING:
+    PhpObject = dict[str, Any]
+else:
+    PhpObject = dict[str, Any] | Annotated[list[Any], msgspec.Meta(max_length=0)]
+"""A free-form object that a vendor's PHP sends as `[]` if it is empty.
+
+A struct with such a field has `__post_init__ = empty_array_as_object(field)`. Without it, the
+array would be a deviation for `coerce`, which costs three times as much as decoding.
+"""
+
+
+def empty_array_as_object(field: str) -> Callable[[Any], None]:
+    """Return a `__post_init__` that replaces `[]` in *field*, a `PhpObject`, by `{}`."""
+
+    def __post_init__(self: Any) -> None:  # noqa: N807 - it becomes a method
+        if type(getattr(self, field)) is list:
+            force_setattr(self, field, {})
+
+    return __post_init__
 
 
 class ExactId(str):

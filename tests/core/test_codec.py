@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from asyncclients.core import codec
 from asyncclients.core.codec import ExactId, JsonObject
 from asyncclients.errors import DecodeError
+from asyncclients.vendors.intouch import Contact, Hierarchy
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,6 +264,26 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
     things: list[Thing]
     by_name: dict[str, Thing]
     more: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"), [("[]", {}), ("{}", {}), ('{"a": []}', {"a": []}), ("null", None)]
+)
+def test_php_object_is_a_dict_by_strict_decoding(sent: str, read: Any) -> None:
+    """Fields that PHP fills are read by plain msgspec, without a second decoding."""
+    body = f'{{"uuid": "1", "email": "a@example.com", "custom_fields": {sent}}}'.encode()
+    for found in (msgspec.json.decode(body, type=Contact), codec.decode(body, Contact)):
+        assert found.custom_fields == read
+        assert type(found.custom_fields) is type(read)
+        assert msgspec.json.decode(msgspec.json.encode(found), type=Contact) == found
+
+
+@pytest.mark.parametrize("sent", ["[1]", "1", '"x"'])
+def test_php_object_is_no_other_array(sent: str) -> None:
+    """Only an empty array stands for an object."""
+    body = f'{{"uuid": "1", "name": "n", "type": "t", "location": {sent}}}'.encode()
+    with pytest.raises(DecodeError, match="location"):
+        codec.decode(body, Hierarchy)
 
 
 def test_empty_lists_read_as_objects_where_objects_are_meant() -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from asyncclients.core.codec import JsonObject
+from asyncclients.core.codec import JsonObject, PhpObject, empty_array_as_object
 from asyncclients.core.constraints import Constraint, choice, text
 from asyncclients.core.endpoint import Fields
 
@@ -189,11 +189,13 @@ class Hierarchy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     type: str
     parent_uuid: str | None = None
     client_code: str | None = None
-    location: JsonObject | None = None
+    location: PhpObject | None = None
     attributes: list[Any] | None = None
     tags: list[Any] | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+
+    __post_init__ = empty_array_as_object("location")  # type: ignore[misc]  # no `def`
 
 
 class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
@@ -240,9 +242,11 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     status: str | None = None
     deliverable: bool | None = None
     contact_lists: list[Any] | None = None
-    custom_fields: JsonObject | None = None
+    custom_fields: PhpObject | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+
+    __post_init__ = empty_array_as_object("custom_fields")  # type: ignore[misc]  # no `def`
 
 
 class NewRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
