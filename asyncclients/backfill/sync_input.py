@@ -24,7 +24,6 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from hashlib import file_digest
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,7 +121,7 @@ class SyncInput:
         await self._make_repeatable()
         async with self._opened(check=True) as source:
             while rows := await source.chunk():
-                values = self._add_valid(rows) or [self._add(row, on_invalid) for row in rows]
+                values = [self._add(row, on_invalid) for row in rows]
                 digests = iter(row_digests([row for row in values if row is not None]))
                 self.digests.extend([0 if row is None else next(digests) for row in values])
                 self._distinct.update(self.keys[-len(rows) :])
@@ -169,24 +168,6 @@ class SyncInput:
         finally:
             await rows.aclose()
         self._source = kept
-
-    def _add_valid(self, rows: list[Row]) -> list[Row | None]:
-        """Add *rows* at once; return them with their values, none if one needs a closer look."""
-        if self._target.parent_field is not None or any(row.error for row in rows):
-            return []
-        values = self.converter.convert_all([row.data for row in rows], coerce=self.coerce)
-        if values is None:
-            return []
-        if self._key_is_field:
-            found = map(attrgetter(self._target.key), values)
-            texts = [key if type(key) is str else key_text(key) for key in found]
-        else:
-            texts = [self.key_of(value, row.data) for value, row in zip(values, rows, strict=True)]
-        keys = [key_digest(text) for text in texts]
-        if 0 in keys:
-            return []
-        self.keys.extend(keys)
-        return [Row(row.number, row.line, value) for row, value in zip(rows, values, strict=True)]
 
     def _add(self, row: Row, on_invalid: WriteFailure) -> Row | None:
         """Add *row*; return it with its value, None if it is invalid or skipped."""

@@ -21,7 +21,6 @@ from asyncclients.backfill.sync_changes import Action, decide
 from asyncclients.backfill.sync_input import SyncInput, deletion_order
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, row_digests, shape_of
 from asyncclients.errors import InputError
-from asyncclients.vendors.intouch import NewContact
 
 SENT, OTHER = 1, 2
 LOST = Item(sent=None, listed=None, id="1")
@@ -129,19 +128,6 @@ def test_deletion_order_has_children_before_parents(parents: list[int]) -> None:
     assert sorted(place) == sorted(items)
     for key, item in items.items():
         assert item.parent is None or place[key] < place[int(item.parent)]
-
-
-def test_convert_all_equals_convert() -> None:
-    """Rows that are converted at once have the values of rows converted one by one."""
-    converter = RowConverter(NewContact, None)
-    rows: list[dict[str, Any]] = [
-        {"email": "a@x.org", "first_name": "A"},
-        {"email": "b@x.org", "custom_fields": {}},
-    ]
-    expected = [converter.convert(row, coerce=True) for row in rows]
-    assert converter.convert_all([*rows], coerce=True) == expected
-    for unusual in ({"email": 5}, None, {"custom_fields.age": 1, "email": "x"}, "text"):
-        assert converter.convert_all([rows[0], unusual], coerce=False) is None
 
 
 async def test_input_knows_its_keys_and_finds_duplicates() -> None:
