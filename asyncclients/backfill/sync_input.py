@@ -12,6 +12,7 @@ are kept in memory.
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import (
     AsyncGenerator,
@@ -81,7 +82,7 @@ class SyncInput:
     def __init__(self, source: Rows, target: Target, converter: RowConverter) -> None:
         self._source, self._target, self.converter = source, target, converter
         converter.use_column(target.key)
-        self._version: tuple[int, ...] | None = None
+        self._content = ""
         self._key_is_field = target.key in converter.fields
         self.name, self.coerce = "", False
         self.keys, self.digests, self.listed = array("q"), array("q"), array("q")
@@ -104,13 +105,12 @@ class SyncInput:
     async def check(self) -> None:
         """Raise `InputError` if the input cannot be opened or lacks a column."""
         if is_path(self._source):
-            self._version = _version_of(self._source)
             async with self._opened(check=True) as source:
                 await source.chunk()
             await check_mapped(self.converter, self._source)
+            self._content = await self._digest_content()
             if rule := self.converter.fingerprint:
-                content = await in_thread(_content_of, Path(self._source))
-                self.fingerprint = digest(repr((self.name, rule, content)).encode())
+                self.fingerprint = digest(repr((self.name, rule, self._content)).encode())
 
     async def examine(self, on_invalid: WriteFailure, *, compare_listed: bool) -> None:
         """Read all rows; *compare_listed*: compute `listed` and `shape` as well.
@@ -128,7 +128,7 @@ class SyncInput:
                 if compare_listed:
                     self._compare_listed(values)
             source.check_encoding()
-        self._check_version()
+        await self._check_content()
         self.actions = bytearray(len(self))
         self._distinct.discard(0)
         if surplus := len(self) - self.keys.count(0) - len(self._distinct):
@@ -137,20 +137,18 @@ class SyncInput:
     async def _duplicates(self, surplus: int) -> InputError:
         """Return the error for the first two rows with the same key, of *surplus* such rows."""
         earlier: set[int] = set()
-        for second, key in enumerate(self.keys, 1):  # noqa: B007 - used after the loop
+        for number, key in enumerate(self.keys, 1):  # noqa: B007 - used after the loop
             if key in earlier:
                 break
             earlier.update([key] if key else [])
-        numbers = (self.keys.index(key) + 1, second)
-        found = [row async for rows in self.rows(numbers.__contains__) for row in rows]
-        lines = " and ".join(str(row.line) for row in found)
-        first, other = (self._key_again(row) for row in found)
-        what = f"have the key {first!r}"
-        if first != other:
-            what = f"have the keys {first!r} and {other!r}, which differ only in case or "
+        first, second = await self._again([self.keys.index(key) + 1, number])
+        key, other = self._key_again(first), self._key_again(second)
+        what = f"have the key {key!r}"
+        if key != other:
+            what = f"have the keys {key!r} and {other!r}, which differ only in case or "
             what += "surrounding white space"
         advice = f"Leave one row for each key; {surplus:,} rows have the key of an earlier one"
-        return self._error(f"lines {lines} {what}", found[1].line, advice)
+        return self._error(f"lines {first.line} and {second.line} {what}", second.line, advice)
 
     async def _make_repeatable(self) -> None:
         """Keep rows that can be iterated only once in memory."""
@@ -216,7 +214,7 @@ class SyncInput:
 
     async def rows(self, wanted: Callable[[int], bool]) -> AsyncIterator[list[Row]]:
         """Yield the rows whose number is *wanted*, some at a time; raise if the input has changed."""
-        self._check_version()
+        await self._check_content()
         ready: list[Row] = []
         async with self._opened() as source:
             while rows := await source.chunk():
@@ -231,11 +229,16 @@ class SyncInput:
 
     async def circle(self, numbers: Sequence[int]) -> InputError:
         """Return the error for the rows with *numbers*, which are below themselves."""
-        async for rows in self.rows(lambda number: number in numbers[:2]):
-            lines = " and ".join(str(row.line) for row in rows)
-            problem = f"line {lines}: a node cannot be below itself"
-            return self._error(problem, rows[0].line, "Correct the parents")
-        return self._changed()
+        rows = await self._again(numbers[:2])
+        lines = " and ".join(str(row.line) for row in rows)
+        problem = f"line {lines}: a node cannot be below itself"
+        return self._error(problem, rows[0].line, "Correct the parents")
+
+    async def _again(self, numbers: Sequence[int]) -> list[Row]:
+        found = [row async for rows in self.rows(numbers.__contains__) for row in rows]
+        if len(found) < len(numbers):
+            raise self._changed()
+        return found
 
     def _key_again(self, row: Row) -> str:
         """Return the key of *row*, which was examined before."""
@@ -283,9 +286,18 @@ class SyncInput:
     def _error(self, problem: str, line: int, advice: str) -> InputError:
         return InputError(f"{self.name}: {problem}", file=self.name, line=line, advice=advice)
 
-    def _check_version(self) -> None:
-        if _version_of(self._source) != self._version:
+    async def _check_content(self) -> None:
+        if await self._digest_content() != self._content:
             raise self._changed()
+
+    async def _digest_content(self) -> str:
+        """Return a digest of the file; empty for an iterable."""
+        if not is_path(self._source):
+            return ""
+        try:
+            return await in_thread(_digest_file, self._source)
+        except OSError:
+            raise self._changed() from None
 
     def _changed(self) -> InputError:
         return InputError(
@@ -295,21 +307,9 @@ class SyncInput:
         )
 
 
-def _content_of(path: Path) -> str:
-    """Return a digest of the file at *path*."""
-    with path.open("rb") as file:
+def _digest_file(path: str | os.PathLike[str]) -> str:
+    with Path(path).open("rb") as file:
         return file_digest(file, "blake2b").hexdigest()
-
-
-def _version_of(source: Rows) -> tuple[int, ...] | None:
-    """Return what changes if the file *source* is written to or replaced; None for an iterable."""
-    if not is_path(source):
-        return None
-    try:
-        found = Path(source).stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 # --- Trees ----------------------------------------------------------------------------------------
