@@ -69,7 +69,7 @@ _EXAMPLES = {
     "sync": "sync intouch.contacts people.csv",
     "limits pause": "limits pause intouch --seconds 600",
     "limits resume": "limits resume intouch",
-    "limits set": "limits set intouch --quota 2/1",
+    "limits set": "limits set intouch --quota 2/1 --quota 100/60",
     "limits show": "limits show --limits limits.db",
     "demo": "demo --fast",
     "doctor": "doctor --limits limits.db",
@@ -98,8 +98,6 @@ _VALUES = {
     "--with": "program_uuid=4711",
 }
 """A correct value of each option that takes one and has no default."""
-_REPEATED = {"--map", "--query", "--quota", "--set", "--with"}
-"""Options that are given once for each value."""
 for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)
 app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
@@ -138,14 +136,13 @@ def run(arguments: Sequence[str]) -> int:
 def _correct_form(error: CycloptsError) -> str:
     """Return how to write what *error* is about; "" if that is not known."""
     command = " ".join(error.command_chain or ())
+    example = _EXAMPLES.get(command, "")
     if isinstance(error, UnusedCliTokensError):
-        option = _option_of_surplus(error)
-        words = [f"{option} {word}" for word in error.unused_tokens or ()]
-        return " ".join(words) if option else f"asyncclients {_EXAMPLES[command]}"
+        return f"asyncclients {example}"
     if error.argument is None:
         return ""
     if isinstance(error, MissingArgumentError) and error.argument.required:
-        return f"asyncclients {_EXAMPLES[command]}"
+        return f"asyncclients {example}"
     name, default = error.argument.name, error.argument.field_info.default
     value = _VALUES.get(name, "" if default in (None, False) else default)
     return f"{name} {value}" if value != "" else ""
@@ -161,15 +158,6 @@ def _surplus(error: UnusedCliTokensError) -> str:
     verb = "is" if len(surplus) == 1 else "are"
     words = f"{' and '.join(surplus)} {verb} superfluous."
     return f"{' '.join(chain)} takes only {' and '.join(takes) or 'options'}; {words}"
-
-
-def _option_of_surplus(error: UnusedCliTokensError) -> str:
-    """Return the option that was meant to precede each superfluous argument; "" if unknown."""
-    words, surplus = error.root_input_tokens or [], (error.unused_tokens or [""])[0]
-    before = words[: words.index(surplus)] if surplus in words else []
-    if before[-2:-1] and before[-2] in _REPEATED:
-        return before[-2]
-    return "--quota" if error.command_chain == ("limits", "set") else ""
 
 
 class _Printer(logging.Handler):

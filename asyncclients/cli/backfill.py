@@ -37,7 +37,7 @@ from asyncclients.cli.shared import (
     LIMITS,
     from_environment,
     limits_store,
-    pool_of_jobs,
+    open_pool,
 )
 from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_on_dbos
@@ -135,7 +135,7 @@ async def _run(job: Job, output: Output) -> int:
 
 async def _run_here(jobs: Sequence[Job], output: Output) -> list[Result]:
     store, quiet = limits_store(from_environment(output.limits, LIMITS)), output.quiet
-    async with pool_of_jobs(store, quiet=quiet) as pool:
+    async with open_pool(store) as pool:
         check_credentials(jobs)
         results = await run_all(jobs, partial(run_job, pool), quiet=quiet)
     for job, result in () if quiet else zip(jobs, results, strict=True):

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from asyncclients.cli.output import say
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
@@ -35,32 +31,6 @@ def open_pool(limits: Any) -> SessionPool:
     raise ConfigurationError(
         f"{PROXY}: {problem}", advice="Set it to http://user:password@proxy.example.com:3128"
     )
-
-
-@asynccontextmanager
-async def pool_of_jobs(limits: Any, *, quiet: bool) -> AsyncGenerator[SessionPool]:
-    """Open a pool; unless *quiet*, name vendors at its end whose rejections are unexplained."""
-    async with open_pool(limits) as pool:
-        try:
-            yield pool
-        finally:
-            if not quiet:
-                for text in _rejection_hints(pool, is_shared=limits is not None):
-                    say(text, sys.stderr)
-
-
-def _rejection_hints(pool: SessionPool, *, is_shared: bool) -> list[str]:
-    rejected = {
-        scope.vendor: scope.rejected for scope in pool.stats() if scope.has_unexplained_rejections
-    }
-    other, advice = "another program uses the same key", "; if so, give --limits FILE to both"
-    if is_shared:
-        other, advice = "another program uses the same key without the limit store", ""
-    return [
-        f"{vendor} rejected {count:,} requests although this command kept the quota: {other}, or "
-        f"the vendor allows less{advice}"
-        for vendor, count in rejected.items()
-    ]
 
 
 def from_environment(given: str, variable: str) -> str:

@@ -47,7 +47,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
         (*PUSH, "in.csv", "more.csv"),
         "push takes only TARGET and FILE; 'more.csv' is superfluous. Write it as in: asyncclients pu",
     ),
-    ((*PUSH, "in.csv", "--map", "name=email", "x=y"), "superfluous. Write it as in: --map x=y"),
+    ((*PUSH, "in.csv", "--map", "name=email", "x=y"), "'x=y' is superfluous. Write it as in: asy"),
     ((*PULL, "out.csv", *TO), "takes only SOURCE; 'out.csv' is superfluous. Write it as in: async"),
     (
         ("sync", "intouch.contacts", "in.csv", "email"),
@@ -63,8 +63,14 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("limits", "show", "intouch"), "limits show takes only options; 'intouch' is superfluous. "),
     (("limits", "pause", "intouch", "600"), "as in: asyncclients limits pause intouch --seconds "),
     (("limits", "resume", "intouch", "emma"), "Write it as in: asyncclients limits resume intouch"),
-    (("limits", "set", "intouch", "2/1", "9/60"), "Write it as in: --quota 2/1 --quota 9/60"),
-    (("limits", "set", "intouch", "--quota", "2/1", "9/60"), "Write it as in: --quota 9/60"),
+    (
+        ("limits", "set", "intouch", "2/1", "9/60"),
+        "Write it as in: asyncclients limits set intouch",
+    ),
+    (
+        ("limits", "set", "intouch", "--quota", "2/1", "9/60"),
+        "set intouch --quota 2/1 --quota 100/60",
+    ),
     # Values and options that cannot be.
     ((*PUSH, "in.csv", "--frobnicate"), "--frobnicate"),
     ((*PUSH, "in.csv", "--concurrency", "many"), "--concurrency"),

@@ -15,14 +15,11 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from asyncclients import IntouchClient, SessionPool
 from asyncclients.backfill import Progress, Report
 from asyncclients.cli.output import duration, say, show
 from asyncclients.cli.progress import ProgressDisplay, progress_text
-from asyncclients.cli.shared import pool_of_jobs
 from asyncclients.errors import StateError
-from asyncclients.sandbox import Sandbox, status
-from asyncclients.stores import FileLimits
+from asyncclients.sandbox import Sandbox
 from tests.support.command import start
 from tests.support.posix import posix
 
@@ -161,46 +158,6 @@ def test_bar_names_the_operator_who_paused_it() -> None:
     paused = msgspec.structs.replace(HALFWAY, limited_by_quota=False, paused=590.1, paused_by="ann")
     for text in (drawn({"a": paused}, 80), progress_text(paused)):
         assert text.endswith("2 failed, 1 unknown, paused by ann for 9 min 51 s")
-
-
-@pytest.mark.virtual_time
-@pytest.mark.parametrize("quiet", [False, True])
-async def test_pool_of_jobs_names_another_program_at_its_end(
-    quiet: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """If calls are rejected within the quota, the command advises --limits; not if it is quiet."""
-    async with Sandbox() as sandbox, SessionPool() as elsewhere:
-        other = IntouchClient.from_env(elsewhere, sandbox.environ)
-        async with pool_of_jobs(None, quiet=quiet) as pool:
-            client = IntouchClient.from_env(pool, sandbox.environ)
-            for _ in range(20):
-                each = (client.tags.list().first(), other.tags.list().first())
-                await asyncio.gather(*each, *(other.tags.list().first() for _ in range(3)))
-            rejected = client.stats().rejected
-            assert capsys.readouterr().err == ""
-    assert capsys.readouterr().err == (
-        ""
-        if quiet
-        else f"intouch rejected {rejected} requests although this command kept the quota: another "
-        "program uses the same key, or the vendor allows less; if so, give --limits FILE to both\n"
-    )
-
-
-@pytest.mark.virtual_time
-async def test_pool_of_jobs_with_a_store_does_not_advise_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With a shared store, it is the other program that does not use it."""
-    limits = FileLimits(tmp_path / "limits")
-    async with Sandbox() as sandbox, pool_of_jobs(limits, quiet=False) as pool:
-        client = IntouchClient.from_env(pool, sandbox.environ)
-        await client.tags.list().first()
-        await asyncio.sleep(2.0)
-        sandbox.fail("intouch", status(429), times=3)
-        await client.tags.list().first()
-    hint = capsys.readouterr().err
-    assert "the same key without the limit store, or the vendor allows less" in hint
-    assert "--limits" not in hint
 
 
 def test_bar_has_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
