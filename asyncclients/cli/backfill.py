@@ -29,7 +29,6 @@ from asyncclients.cli.jobs import (
     run_all,
     run_job,
 )
-from asyncclients.cli.operations import CLIENTS
 from asyncclients.cli.options import PullOptions, PushOptions, Switch, SyncOptions
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.shared import (
@@ -45,7 +44,6 @@ from asyncclients.errors import AsyncClientsError, InputError
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 _COMPLETE = "the pull was complete already; refresh it to update it, or delete {} to repeat it"
-_SUFFIXES = (".csv", ".jsonl", ".parquet", ".gz")
 
 
 @Parameter(name="*")
@@ -90,7 +88,6 @@ async def push(
         options: of the job.
         output: limit store and output.
     """
-    _check_order("push", target, file)
     return await _run(Job(operation=target, file=file, options=options), output)
 
 
@@ -105,18 +102,7 @@ async def sync(
         options: of the job.
         output: limit store and output.
     """
-    _check_order("sync", target, file)
     return await _run(Job(operation=target, file=file, options=options), output)
-
-
-def _check_order(command: str, target: str, file: Path) -> None:
-    """Raise `ValueError` if *target* is a file and *file* is a resource."""
-    vendor = str(file).partition(".")[0]
-    if target.endswith(_SUFFIXES) and vendor in CLIENTS and not file.exists():
-        raise ValueError(
-            f"{target} and {file} are in the wrong order; "
-            f"write: asyncclients {command} {file} {target}"
-        )
 
 
 async def _run(job: Job, output: Output) -> int:

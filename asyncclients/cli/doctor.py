@@ -12,25 +12,21 @@ import platform
 import ssl
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
 from urllib.parse import urlsplit
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import asyncclients
-from asyncclients.base_url import check_base_url
 from asyncclients.cli.doctor_limits import check_limits
 from asyncclients.cli.operations import CLIENTS
+from asyncclients.cli.options import Switch
 from asyncclients.cli.output import Finding, checked, show
-from asyncclients.cli.shared import LIMITS, PROXY, from_environment, limits_store
+from asyncclients.cli.shared import LIMITS, PROXY, from_environment, limits_store, open_pool
 from asyncclients.core.client import VendorClient
-from asyncclients.core.network import network_arguments
-from asyncclients.core.vendor import Vendor
+from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
-from asyncclients.secret import Secret
 
 _PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")
 _EXTRAS = {"cli": "cyclopts", "parquet": "pyarrow", "redis": "redis", "otel": "opentelemetry-api",
@@ -41,20 +37,18 @@ _PORTS = {"https": 443, "http": 80}
 
 async def doctor(
     *,
-    limits: Annotated[
-        str,
-        Parameter(
-            help="the limit store to check, redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS"
-        ),
-    ] = "",
-    connect: Annotated[
-        bool, Parameter(help="connect to the base URLs of set-up vendors, and to stores")
-    ] = True,
-    json: Annotated[bool, Parameter(negative="", help="print the findings as JSON")] = False,
+    limits: str = "",
+    connect: bool = True,
+    json: Switch = False,
 ) -> int:
     """Check versions, the C parser, the CA store, the environment, vendor addresses and stores.
 
     Exits with 1 if anything is wrong.
+
+    Args:
+        limits: the limit store to check, redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
+        connect: connect to the base URLs of set-up vendors, and to stores.
+        json: print the findings as JSON.
     """
     if limits:
         limits_store(limits)  # an address that is unusable is a usage error
@@ -64,7 +58,7 @@ async def doctor(
     for name in CLIENTS.values():
         client: type[VendorClient] = getattr(asyncclients, name)
         # Behind a proxy the vendors may not be reachable directly; stores do not use it.
-        findings.extend(await _vendor(client.vendor, connect=connect and not proxy))
+        findings.extend(await _vendor(client, connect=connect and not proxy))
     if address := from_environment(limits, LIMITS):
         findings.extend(await check_limits(address, connect=connect))
     if json:
@@ -107,28 +101,24 @@ def _ca_store() -> Finding:
     return checked("CA store", found, advice)
 
 
-async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:
-    names = vendor.environment.values()
-    missing = [n for n in names if not (os.environ.get(n) or os.environ.get(f"{n}_FILE"))]
-    if len(missing) == len(names):
-        return [Finding(vendor.name, "not set up", None, f"Set {', '.join(names)} to use it")]
-    if missing:
-        return [checked(vendor.name, f"without {', '.join(missing)}", "Set it as well")]
-    variable = f"{vendor.name.upper()}_BASE_URL"
+async def _vendor(client: type[VendorClient], *, connect: bool) -> list[Finding]:
+    name, variables = client.vendor.name, client.vendor.environment.values()
+    if not any(os.environ.get(each) or os.environ.get(f"{each}_FILE") for each in variables):
+        return [Finding(name, "not set up", None, f"Set {', '.join(variables)} to use it")]
     try:
-        url = check_base_url(os.environ.get(variable) or vendor.base_url, variable)
+        url = client.from_env(SessionPool()).base_url
     except ConfigurationError as error:
-        return [checked(vendor.name, error.message, error.advice or f"Check {variable}")]
-    found = [checked(vendor.name, "credentials set")]
-    return [*found, await _reach(vendor.name, url)] if connect else found
+        return [checked(name, error.message, error.advice or "Correct it")]
+    found = [checked(name, "credentials set")]
+    return [*found, await _reach(name, url)] if connect else found
 
 
 async def _proxy(address: str, *, connect: bool) -> Finding:
     """Check that the proxy at *address* can be used and is reachable; shows no password."""
     try:
-        network_arguments(None, Secret(address))
+        open_pool(None)
     except ConfigurationError as error:
-        return checked("proxy", error.message, f"Check {PROXY}")
+        return checked("proxy", error.message, error.advice or f"Check {PROXY}")
     return await _reach("proxy", address) if connect else checked("proxy", "set")
 
 

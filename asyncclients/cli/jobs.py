@@ -6,7 +6,6 @@ import asyncio
 import os
 import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from itertools import combinations, product
@@ -128,7 +127,7 @@ def job_of(name: str, table: Any, directory: Path = Path()) -> Job:
     try:
         found = msgspec.convert(options, _KINDS[kind], dec_hook=lambda _, text: directory / text)
     except msgspec.ValidationError as bad:
-        raise ValueError(f"{place}: {_quoted(options, _KINDS[kind]) or bad}") from None
+        raise ValueError(f"{place}: {bad}") from None
     return Job(operation=operation, file=path, options=found, name=name)
 
 
@@ -138,17 +137,6 @@ def table_of(job: Job) -> dict[str, Any]:
     options = msgspec.to_builtins(job.options, enc_hook=str)
     table = {name.rstrip("_"): value for name, value in options.items()}
     return {kind: job.operation, "to" if kind == "pull" else "file": str(job.file), **table}
-
-
-def _quoted(options: Mapping[str, Any], kind: type[Any]) -> str:
-    """Return how to write the option whose number or truth value is in quotes; "" if none is."""
-    with suppress(msgspec.ValidationError):
-        read = msgspec.convert(options, kind, strict=False, dec_hook=lambda _, text: Path(text))
-        for name, value in options.items():
-            if isinstance(value, str) and isinstance(getattr(read, name), int | float):
-                correct = f"{name} = {value.lower()}"
-                return f"`{name}` must not be text: write it without quotes, {correct}"
-    return ""
 
 
 def _check_names(place: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ import msgspec
 from cyclopts import Parameter
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.calendar import LONGEST
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text
 from asyncclients.simulator import simulate as run
@@ -68,12 +67,6 @@ def simulate(
 def read_quota(text: str) -> Quota:
     """Return the quota in *text*, `LIMIT/SECONDS`."""
     limit, _, period = text.partition("/")
-    if period in LONGEST:
-        raise ConfigurationError(
-            f"{text!r} is a calendar quota, which cannot be set here",
-            advice="Write LIMIT/SECONDS, as in 2/1 or 100/60; the program sets calendar quotas, "
-            f"as in Quota.calendar(100, '{period}')",
-        )
     try:
         return Quota(int(limit), float(period))
     except ValueError:

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -48,7 +49,11 @@ _LONG_PAUSE = 10.0
 """Seconds; a pause of at least this length is logged as a WARNING."""
 
 
-class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Base class of the events."""
+
+
+class CallStarted(Event, frozen=True, kw_only=True):
     """A call was made; *call* is its number in the events that follow."""
 
     call: int
@@ -59,7 +64,7 @@ class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
 
 
-class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptStarted(Event, frozen=True, kw_only=True):
     """A permit was granted after *waited* seconds; the request is sent now."""
 
     call: int
@@ -67,17 +72,17 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
     waited: float
 
 
-class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptEnded(Event, frozen=True, kw_only=True):
     """An attempt got a response (*status*) or none (*error*, a class name)."""
 
     call: int
     attempt: int
-    status: int | None
-    error: str | None
-    request_id: str | None
+    status: int | None = None
+    error: str | None = None
+    request_id: str | None = None
 
 
-class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
+class CallEnded(Event, frozen=True, kw_only=True):
     """The call returned, or raised *error* (a class name)."""
 
     call: int
@@ -85,14 +90,14 @@ class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
 
 
-class TokenRefreshed(msgspec.Struct, frozen=True, kw_only=True):
+class TokenRefreshed(Event, frozen=True, kw_only=True):
     """An access token was requested; *error* is a class name if the request failed."""
 
     vendor: str
     error: str | None
 
 
-class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
+class ScopePaused(Event, frozen=True, kw_only=True):
     """Nothing is sent for *seconds*: a 429, or a 503 with `Retry-After` (*unavailable*).
 
     Or an operator paused the scope in all processes; *by* names the operator, and is empty
@@ -106,14 +111,14 @@ class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
 
 
-class ScopeResumed(msgspec.Struct, frozen=True, kw_only=True):
+class ScopeResumed(Event, frozen=True, kw_only=True):
     """The pause of an operator is over."""
 
     vendor: str
     scope: str
 
 
-class QuotasReplaced(msgspec.Struct, frozen=True, kw_only=True):
+class QuotasReplaced(Event, frozen=True, kw_only=True):
     """An operator, *by*, set *quotas* in all processes; both are empty if the configured apply."""
 
     vendor: str
@@ -122,7 +127,7 @@ class QuotasReplaced(msgspec.Struct, frozen=True, kw_only=True):
     by: str
 
 
-class ExternalUsageSeen(msgspec.Struct, frozen=True, kw_only=True):
+class ExternalUsageSeen(Event, frozen=True, kw_only=True):
     """Other clients use *rate* calls per second of the same quota; 0 if they have stopped."""
 
     vendor: str
@@ -130,31 +135,18 @@ class ExternalUsageSeen(msgspec.Struct, frozen=True, kw_only=True):
     rate: float
 
 
-class PoolOpened(msgspec.Struct, frozen=True, kw_only=True):
+class PoolOpened(Event, frozen=True, kw_only=True):
     """A pool was bound to the running loop; call *stats* in that loop only."""
 
     stats: Callable[[], tuple[Any, ...]]
 
 
-class PoolClosed(msgspec.Struct, frozen=True, kw_only=True):
+class PoolClosed(Event, frozen=True, kw_only=True):
     """A pool was closed; *stats* equals that of its `PoolOpened`."""
 
     stats: Callable[[], tuple[Any, ...]]
 
 
-Event = (
-    CallStarted
-    | AttemptStarted
-    | AttemptEnded
-    | CallEnded
-    | TokenRefreshed
-    | ScopePaused
-    | ScopeResumed
-    | QuotasReplaced
-    | ExternalUsageSeen
-    | PoolOpened
-    | PoolClosed
-)
 Listener = Callable[[Any], None]
 
 
@@ -190,7 +182,7 @@ class Callback(Generic[T]):
 
 def callbacks(listeners: Sequence[Listener]) -> tuple[Callback[Any], ...]:
     """Return *listeners* as callbacks, with the log if its level is DEBUG."""
-    logs = (log_event,) if logger.isEnabledFor(logging.DEBUG) else ()
+    logs = (partial(logger.debug, "%r"),) if logger.isEnabledFor(logging.DEBUG) else ()
     return tuple(map(Callback, (*listeners, *logs)))
 
 
@@ -198,14 +190,6 @@ def emit(listeners: Sequence[Callback[Any]], event: Event) -> None:
     """Call each listener with *event*."""
     for listener in listeners:
         listener(event)
-
-
-# --- What is logged -----------------------------------------------------------
-
-
-def log_event(event: object) -> None:
-    """Listener that logs every event at DEBUG."""
-    logger.debug("%r", event)
 
 
 _SHARE_THE_QUOTA = (
@@ -392,19 +376,14 @@ class CallEvents:
     ) -> None:
         """Attempt number *attempts* ended with *outcome*; *secrets* returns what to redact."""
         self._attempts = attempts
-        status: int | None = None
-        error: str | None = None
-        vendor_id: str | None = None
+        ended = partial(AttemptEnded, call=self._number, attempt=attempts)
         if isinstance(outcome, NoResponse):
-            error = outcome.error.__name__
-        else:
-            self._capture(outcome)
-            if self._listeners:
-                status, vendor_id = outcome.status, request_id(outcome, self._vendor, secrets())
-        event = AttemptEnded(
-            call=self._number, attempt=attempts, status=status, error=error, request_id=vendor_id
-        )
-        emit(self._listeners, event)
+            emit(self._listeners, ended(error=outcome.error.__name__))
+            return
+        self._capture(outcome)
+        if self._listeners:
+            vendor_id = request_id(outcome, self._vendor, secrets())
+            emit(self._listeners, ended(status=outcome.status, request_id=vendor_id))
 
     def _capture(self, response: Response) -> None:
         captured = CapturedResponse(

@@ -77,8 +77,11 @@ async def test_shell_pauses_and_resumes_a_running_push(
         (("pause", "intouch", "--seconds", "0", "--limits", "empty.db"), "as in --seconds 600"),
         (("pause", "intouch", "--seconds", "nan", "--limits", "empty.db"), "as in --seconds 600"),
         (("pause", "intouch", "--seconds", "10m", "--limits", "empty.db"), "as in: --seconds 600"),
-        (("set", "intouch", "5/1", "--limits", "empty.db"), "Write it as in: --quota 5/1"),
-        (("set", "intouch", "--quota", "100/day", "--limits", "empty.db"), "a calendar quota"),
+        (
+            ("set", "intouch", "5/1", "--limits", "empty.db"),
+            "asyncclients limits set intouch --quota",
+        ),
+        (("set", "intouch", "--quota", "100/day", "--limits", "empty.db"), "LIMIT/SECONDS"),
         (("pause", "intouch", "--limits", "empty.db"), "no vendor or scope 'intouch'; it has none"),
         (("resume", "--limits", "empty.db"), "asyncclients limits resume intouch"),
         (("set", "intouch", "--quota", "2", "--limits", "empty.db"), "LIMIT/SECONDS"),
