@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from urllib.parse import parse_qsl
 
 from .limits import TokenBucket
@@ -33,32 +33,14 @@ from .vendor import (
     complaints,
 )
 
-Rejection: TypeAlias = Literal["body", "header", "unreadable"]
-WireForm: TypeAlias = Literal["wrapped", "array"]
-
 _OBJECTIVES = ("debit-card-activation", "direct-deposit", "online-banking", "estatements")
-_TEXTS = [
-    "unique_id",
-    "name_title",
-    "name_first",
-    "name_last",
-    "name_suffix",
-    "email",
-    "phone_home",
-    "phone_mobile",
-    "phone_work",
-    "address",
-    "address2",
-    "city",
-    "state",
-    "county",
-    "country",
-    "post_code",
-    "timezone",
-]
+_TEXTS = """
+    unique_id name_title name_first name_last name_suffix email phone_home phone_mobile phone_work
+    address address2 city state county country post_code timezone
+"""
 _FLAGS = ("unsubscribe_email", "unsubscribe_sms")
 _TYPES = {
-    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(_TEXTS.split(), str),
     **dict.fromkeys(_FLAGS, bool),
     "meta_public": dict[str, Any],
     "journey": dict[str, Any],
@@ -80,9 +62,7 @@ class DigitalOnboarding(Vendor):
 
     `clients` are secrets by client id; one that arrives in a query string moves to `revoked`
     permanently. A token is valid for `lifetime` seconds, independently of `expires_in`, the value
-    in the response (None to omit it). `token_requests` counts the granted tokens. `rejection`
-    is the place of `invalid_token` in a 401: the "body", the WWW-Authenticate "header", or none
-    ("unreadable"). `wire_form` is "wrapped" if templates and objectives are in an object.
+    in the response (None to omit it). `token_requests` counts the granted tokens.
     """
 
     name = "digital_onboarding"
@@ -98,8 +78,6 @@ class DigitalOnboarding(Vendor):
         self.token_requests = 0
         self.lifetime = 3600.0
         self.expires_in: object = 3600
-        self.rejection: Rejection = "body"
-        self.wire_form: WireForm = "wrapped"
         self.contacts: dict[str, Row] = {}
         self.journeys: dict[str, Row] = {}
         self.templates: list[Row] = [
@@ -139,15 +117,8 @@ class DigitalOnboarding(Vendor):
             raise RejectedError(Reply.json(401, {"error": "unauthorized"}))
         held = self.tokens.get(token)
         if held is None or call.at >= held.expires_at:
-            raise RejectedError(self._rejected_token())
+            raise RejectedError(Reply.json(401, {"error": "invalid_token"}))
         return held.client_id
-
-    def _rejected_token(self) -> Reply:
-        if self.rejection == "header":
-            return Reply(401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
-        if self.rejection == "unreadable":
-            return Reply(401, b"<html>Unauthorized</html>", {"Content-Type": "text/html"})
-        return Reply.json(401, {"error": "invalid_token"})
 
     def revoke_tokens(self) -> None:
         """Revoke all tokens, also for requests that are in flight."""
@@ -223,7 +194,11 @@ class DigitalOnboarding(Vendor):
         """Insert or update the contact *given*; return it, and whether it is new."""
         unique_id = str(given.get("unique_id") or given.get("email") or self.new_uuid())
         old, now = self.contacts.get(unique_id), _stamp(call.time)
-        born: Row = {**dict.fromkeys(_TEXTS), **dict.fromkeys(_FLAGS, False), "meta_public": {}}
+        born: Row = {
+            **dict.fromkeys(_TEXTS.split()),
+            **dict.fromkeys(_FLAGS, False),
+            "meta_public": {},
+        }
         born |= {"id": self.new_uuid(), "inserted_at": now}
         fields = {
             k: v for k, v in given.items() if k not in _READ_ONLY and not k.startswith("journey")
@@ -269,14 +244,11 @@ class DigitalOnboarding(Vendor):
 
     @Route("GET", "/v1/templates")
     def list_templates(self, _call: SandboxRequest) -> Reply:
-        return self._listed("templates", self.templates)
+        return Reply.json(200, {"templates": self.templates})
 
     @Route("GET", "/v1/objectives")
     def list_objectives(self, _call: SandboxRequest) -> Reply:
-        return self._listed("objectives", self.objectives)
-
-    def _listed(self, name: str, rows: list[Row]) -> Reply:
-        return Reply.json(200, rows if self.wire_form == "array" else {name: rows})
+        return Reply.json(200, {"objectives": self.objectives})
 
 
 def _token_error(status: int, error: str) -> RejectedError:

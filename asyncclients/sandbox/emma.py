@@ -13,14 +13,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from random import Random
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
-
-TimeForm: TypeAlias = Literal["@D", "iso"]
-DeleteReply: TypeAlias = Literal["true", "empty", "no content"]
 
 MOST = 10
 _TOUCHPOINT_TYPES = {
@@ -43,10 +40,7 @@ _TOUCHPOINT = f"{_MEMBERS}/touchpoints/{{touchpoint_id}}"
 class Emma(Vendor):
     """Emma (MyEmma) touchpoints, 9 operations, on one account.
 
-    `members` are emails by member id; `types` and `touchpoints` are rows by id, with times
-    without `@D:`. `time_form` is the format of times in responses: with `@D:`, or plain "iso".
-    `delete_reply` is the response to a DELETE: the body "true", an "empty" body with 200, or 204
-    ("no content").
+    `members` are emails by member id; `types` and `touchpoints` are rows by id.
     """
 
     name = "emma"
@@ -59,8 +53,6 @@ class Emma(Vendor):
         self.types: dict[int, Row] = {}
         self.touchpoints: dict[int, Row] = {}
         self.members: dict[int, str] = {}
-        self.time_form: TimeForm = "@D"
-        self.delete_reply: DeleteReply = "true"
         # Emma's ids have passed 2**31.
         self._last_id = 2**31 + random.randrange(10**6)
 
@@ -111,7 +103,7 @@ class Emma(Vendor):
         if len(items) > MOST:
             raise self.rejected(400, f"At most {MOST} touchpoints can be created at once")
         checked = [self._checked(as_object(item)) for item in items]
-        return Reply.json(200, [self._shown(self._stored(call, item)) for item in checked])
+        return Reply.json(200, [self._stored(call, item) for item in checked])
 
     def _checked(self, item: Row | None) -> Row:
         if item is None:
@@ -140,9 +132,7 @@ class Emma(Vendor):
         self.touchpoints[number] = {
             "account_id": self.account_id,
             "attributes": item.get("attributes"),
-            "touchpoint_timestamp": str(item.get("touchpoint_timestamp") or now).removeprefix(
-                "@D:"
-            ),
+            "touchpoint_timestamp": _marked(str(item.get("touchpoint_timestamp") or now)),
             "touchpoint_id": number,
             "touchpoint_type_id": item["touchpoint_type_id"],
             "touchpoint_monetary_value": item.get("touchpoint_monetary_value"),
@@ -156,17 +146,16 @@ class Emma(Vendor):
     def list_touchpoints(self, call: SandboxRequest) -> Reply:
         number = self._id_in(call, self.members)
         rows = [row for row in self.touchpoints.values() if row["member_id"] == number]
-        return Reply.json(200, [self._shown(row, _HIDDEN) for row in rows])
+        return Reply.json(200, [_shown(row) for row in rows])
 
     @Route("GET", _TOUCHPOINT)
     def get_touchpoint(self, call: SandboxRequest) -> Reply:
-        row = self.touchpoints[self._id_in(call, self.touchpoints)]
-        return Reply.json(200, self._shown(row, _HIDDEN))
+        return Reply.json(200, _shown(self.touchpoints[self._id_in(call, self.touchpoints)]))
 
     @Route("DELETE", _TOUCHPOINT)
     def delete_touchpoint(self, call: SandboxRequest) -> Reply:
         del self.touchpoints[self._id_in(call, self.touchpoints)]
-        return self._deleted()
+        return Reply.json(200, value=True)
 
     # --- Touchpoint types -------------------------------------------------------------
 
@@ -176,21 +165,21 @@ class Emma(Vendor):
         row |= self._type_names(call)
         row["touchpoint_type_id"] = number = self.new_id()
         self.types[number] = row
-        return Reply.json(200, self._shown(row))
+        return Reply.json(200, row)
 
     @Route("GET", _TYPES)
     def list_types(self, _call: SandboxRequest) -> Reply:
-        return Reply.json(200, [self._shown(row) for row in self.types.values()])
+        return Reply.json(200, [*self.types.values()])
 
     @Route("GET", _TYPE)
     def get_type(self, call: SandboxRequest) -> Reply:
-        return Reply.json(200, self._shown(self.types[self._id_in(call, self.types)]))
+        return Reply.json(200, self.types[self._id_in(call, self.types)])
 
     @Route("PUT", _TYPE)
     def update_type(self, call: SandboxRequest) -> Reply:
         row = self.types[self._id_in(call, self.types)]
         row.update(self._type_names(call, row))
-        return Reply.json(200, self._shown(row))
+        return Reply.json(200, row)
 
     @Route("DELETE", _TYPE)
     def delete_type(self, call: SandboxRequest) -> Reply:
@@ -198,7 +187,7 @@ class Emma(Vendor):
         for key in [k for k, t in self.touchpoints.items() if t["touchpoint_type_id"] == number]:
             del self.touchpoints[key]
         del self.types[number]
-        return self._deleted()
+        return Reply.json(200, value=True)
 
     def _type_names(self, call: SandboxRequest, own: Row | None = None) -> Row:
         body = self.body_of(call)
@@ -219,21 +208,14 @@ class Emma(Vendor):
             raise self.rejected(404, "Not Found")
         return int(last)
 
-    def _deleted(self) -> Reply:
-        if self.delete_reply == "true":
-            return Reply.json(200, value=True)
-        return Reply(200 if self.delete_reply == "empty" else 204)
 
-    def _shown(self, row: Row, hidden: tuple[str, ...] = ()) -> Row:
-        """Return *row* as in responses, without the *hidden* fields."""
-        mark = "@D:" if self.time_form == "@D" else ""
-        times = {"created_at", "inserted_at", "touchpoint_timestamp"}
-        return {
-            name: f"{mark}{value}" if name in times else value
-            for name, value in row.items()
-            if name not in hidden
-        }
+def _shown(touchpoint: Row) -> Row:
+    return {name: value for name, value in touchpoint.items() if name not in _HIDDEN}
 
 
 def _stamp(time: datetime) -> str:
-    return time.replace(tzinfo=None).isoformat(timespec="seconds")
+    return _marked(time.replace(tzinfo=None).isoformat(timespec="seconds"))
+
+
+def _marked(time: str) -> str:
+    return f"@D:{time.removeprefix('@D:')}"

@@ -5,9 +5,9 @@ also responds without a key.
 
 A row with a known primary key overwrites the row that has it and keeps its id. The manual does
 not specify rows without a primary key: here each is stored as a new row, so that a repeated
-insert is visible. Fields that are not in the schema are dropped silently. The first line of an uploaded
-file has the field names, and all values are text. Errors in a file are not reported, since S3
-has accepted it already.
+insert is visible. Fields that are not in the schema are dropped silently. An insert has no body in
+its response. The first line of an uploaded file has the field names, and all values are text.
+Errors in a file are not reported, since S3 has accepted it already.
 
 Insert and upload link have the same method and path but another Content-Type. Responses have
 `_links` to `https://api.intempt.com`, as in the manual: a client that follows them leaves the
@@ -25,14 +25,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from itertools import count, islice
 from random import Random
-from typing import Literal, TypeAlias, cast
+from typing import cast
 
 from .limits import TokenBucket
 from .storage import Storage
 from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
-
-WireForm: TypeAlias = Literal["hal", "array"]
-InsertReply: TypeAlias = Literal["empty", "item"]
 
 HOST = "https://api.intempt.com"
 _BORN = "2026-01-01T00:00:00.000+00:00"
@@ -69,11 +66,8 @@ class Profile:
 class Intempt(Vendor):
     """Intempt API, 9 operations, on one organization; the tenth is the upload to `Storage`.
 
-    It has collections by name, profiles and one source. `wire_form` is the form of lists: HAL,
-    without `_embedded` if the list is empty, or a bare "array" as in the manual's text (a single
-    item is then an array of one). With `ids_as_text`, ids are strings. `insert_reply` is the body
-    of a 201: empty, or the stored item. `unread` are the collections of uploaded files without
-    readable rows.
+    It has collections by name, profiles and one source. Lists are HAL, without `_embedded` if the
+    list is empty; the manual's text describes arrays.
     """
 
     name = "intempt"
@@ -85,10 +79,6 @@ class Intempt(Vendor):
         super().__init__(random)
         self.org = "sandbox-org"
         self.keys: set[str] = set()
-        self.wire_form: WireForm = "hal"
-        self.insert_reply: InsertReply = "empty"
-        self.ids_as_text = False
-        self.unread: list[str] = []
         self._storage = storage
         # Ids are above 2**53, as in the manual's samples.
         self._ids = count(2**59)
@@ -149,13 +139,12 @@ class Intempt(Vendor):
     @Route("GET", _DATA)
     def list_items(self, call: SandboxRequest) -> Reply:
         items = self._collection(call).items.values()
-        return self._list(call, "dataItemList", [self._shown(item) for item in items])
+        return _list(call, "dataItemList", [self._shown(item) for item in items])
 
     @Route("GET", _ITEM)
     def get_item(self, call: SandboxRequest) -> Reply:
         collection, key = self._found(call)
-        item = self._shown(collection.items[key])
-        return Reply.json(200, [item] if self.wire_form == "array" else item)
+        return Reply.json(200, self._shown(collection.items[key]))
 
     @Route("DELETE", _ITEM)
     def delete_item(self, call: SandboxRequest) -> Reply:
@@ -167,8 +156,8 @@ class Intempt(Vendor):
         collection = self._collection(call)
         if call.media_type == "text/csv":
             return self._upload_link(call, collection)
-        item = self._store(collection, self.body_of(call))
-        return self._created(self._shown(item))
+        self._store(collection, self.body_of(call))
+        return Reply(201)
 
     @Route("POST", "/v1/{org}/sources/{id}/data")
     def insert_many(self, call: SandboxRequest) -> Reply:
@@ -184,8 +173,9 @@ class Intempt(Vendor):
                 if row is None:
                     raise self.rejected(400, f"A row of '{name}' is not a JSON object")
                 rows.append((collection, row))
-        stored = [self._store(collection, row) for collection, row in rows]
-        return self._created({"_embedded": {"data": [self._shown(item) for item in stored]}})
+        for collection, row in rows:
+            self._store(collection, row)
+        return Reply(201)
 
     def _upload_link(self, call: SandboxRequest, collection: Collection) -> Reply:
         """Return a 307 with the URL for a PUT of the file."""
@@ -199,7 +189,6 @@ class Intempt(Vendor):
                 )
                 rows: list[Row] = [dict(line) for line in lines]
             except (UnicodeDecodeError, csv.Error):
-                self.unread.append(collection.name)
                 return
             for row in rows:
                 self._store(collection, row)
@@ -207,8 +196,8 @@ class Intempt(Vendor):
         url = self._storage.presign(f"{next(self._ids)}.csv", call.at, receive)
         return Reply(307, headers={"Location": url})
 
-    def _store(self, collection: Collection, row: Row) -> Row:
-        """Insert or overwrite *row*; return the stored item."""
+    def _store(self, collection: Collection, row: Row) -> None:
+        """Insert or overwrite *row*."""
         fields = row.keys() if collection.fields is None else collection.fields
         given = row.get(collection.primary_key)
         key = "" if given is None else str(given)
@@ -217,7 +206,6 @@ class Intempt(Vendor):
         known = {name: value for name, value in row.items() if name in fields}
         item: Row = {"collId": collection.id, "id": number, "data": known, "matches": []}
         collection.items[key or f"without a key: {number}"] = item
-        return item
 
     def _collection(self, call: SandboxRequest) -> Collection:
         for collection in self.collections.values():
@@ -232,25 +220,10 @@ class Intempt(Vendor):
                 return collection, key
         raise self.rejected(404, "No such data item")
 
-    def _created(self, body: Row) -> Reply:
-        return Reply(201) if self.insert_reply == "empty" else Reply.json(201, body)
-
     def _shown(self, item: Row) -> Row:
         """Return *item* as in responses."""
-        numbers = {name: self._shown_id(int(str(item[name]))) for name in ("collId", "id")}
         href = f"{HOST}/v1/{self.org}/collections/{item['collId']}/data/{item['id']}"
-        return {**item, **numbers, "_links": {"self": {"href": href}}}
-
-    def _shown_id(self, number: int) -> int | str:
-        return str(number) if self.ids_as_text else number
-
-    def _list(self, call: SandboxRequest, rel: str, items: list[Row]) -> Reply:
-        """Return a list of *items*: HAL with the name *rel*, or a bare array."""
-        if self.wire_form == "array":
-            return Reply.json(200, items)
-        links = {"self": {"href": f"{HOST}{call.path}"}}
-        embedded = {"_embedded": {rel: items}} if items else {}
-        return Reply.json(200, {**embedded, "_links": links})
+        return {**item, "_links": {"self": {"href": href}}}
 
     # --- Users ------------------------------------------------------------------------
 
@@ -261,7 +234,7 @@ class Intempt(Vendor):
             raise self.rejected(404, "No such user")
         body: Row = {
             "masterId": str(profile.master_id),
-            "profileIds": [self._shown_id(number) for number in profile.profile_ids],
+            "profileIds": profile.profile_ids,
             "matchedEvents": profile.matched_events,
             "lastUpdated": _BORN,
             "_links": {"self": {"href": f"{HOST.replace('https', 'http')}{call.path}"}},
@@ -272,7 +245,7 @@ class Intempt(Vendor):
     def segmentations(self, call: SandboxRequest) -> Reply:
         find = self._by_identifiers if "sourceId" in call.query else self._by_id
         profile = find(call)
-        return self._list(call, "segmentations", [self._segmentation(profile)] if profile else [])
+        return _list(call, "segmentations", [self._segmentation(profile)] if profile else [])
 
     def _segmentation(self, profile: Profile) -> Row:
         href = f"{HOST}/v1/{self.org}/segmentations/{profile.segmentation_id}"
@@ -306,3 +279,9 @@ class Intempt(Vendor):
             if wanted.items() <= profile.identifiers.items():
                 return profile
         return None
+
+
+def _list(call: SandboxRequest, rel: str, items: list[Row]) -> Reply:
+    """Return *items* as a HAL list with the name *rel*."""
+    embedded = {"_embedded": {rel: items}} if items else {}
+    return Reply.json(200, {**embedded, "_links": {"self": {"href": f"{HOST}{call.path}"}}})

@@ -16,16 +16,13 @@ import math
 import re
 from collections.abc import Mapping
 from random import Random
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 from msgspec import Meta
 
 from .limits import FixedWindow, ServerLimit
 from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
-
-WireForm: TypeAlias = Literal["array", "map", "objects"]
-CreateForm: TypeAlias = Literal["note", "flat", "event", "object", "empty"]
 
 _TYPES = ("Inbound Call", "Outbound Call", "Email", "Web Meeting")
 _TAGS = ("Escalation", "Renewal", "Training")
@@ -56,13 +53,9 @@ class Totango(Vendor):
     """Totango Touchpoints API, 7 operations, on one account.
 
     `touchpoints` are the notes by `note_id`, with `event_id` and the fields sent; `other_events`
-    are tasks and alerts by account, set by a test. `accounts` are the existing accounts, None for
-    any.
-
-    `wire_form` is the form of lists of types and tags: an "array" of objects as in reality, a
-    "map" id -> name as in the manual, or "objects", id -> object. `create_form` is the response
-    to a create, which the manual does not show: {"note": {"id": number}} ("note"), {"note_id":
-    text} ("flat"), the new "event", an empty "object", or an "empty" body.
+    are tasks and alerts by account, set by a test. Any account exists. Lists of types and tags are
+    arrays of objects, as in reality; the manual describes maps. It does not show the response to
+    a create.
     """
 
     name = "totango"
@@ -72,9 +65,6 @@ class Totango(Vendor):
     def __init__(self, random: Random) -> None:
         super().__init__(random)
         self.tokens: set[str] = set()
-        self.accounts: set[str] | None = None
-        self.wire_form: WireForm = "array"
-        self.create_form: CreateForm = "note"
         self.touchpoints: dict[int, Row] = {}
         self.other_events: dict[str, list[Row]] = {}
         self.touchpoint_types = {self.new_uuid(): name for name in _TYPES}
@@ -133,7 +123,7 @@ class Totango(Vendor):
         event_id = self.new_uuid().replace("-", "z")
         note = {**fields, "note_id": self._last_note, "event_id": event_id}
         self.touchpoints[self._last_note] = note
-        return self._written(note)
+        return _written(note)
 
     @Route("PUT", _NOTE)
     def update(self, call: SandboxRequest) -> Reply:
@@ -143,7 +133,7 @@ class Totango(Vendor):
             if name in fields and str(fields.pop(name)) != str(note[name]):
                 raise self.rejected(400, f"{name} does not belong to this touchpoint")
         note.update(fields)
-        return self._written(note)
+        return _written(note)
 
     @Route("DELETE", _NOTE)
     def delete(self, call: SandboxRequest) -> Reply:
@@ -166,11 +156,11 @@ class Totango(Vendor):
 
     @Route("GET", "/api/v3/touchpoint-types/")
     def list_types(self, _call: SandboxRequest) -> Reply:
-        return self._named(self.touchpoint_types)
+        return _named(self.touchpoint_types)
 
     @Route("GET", "/api/v3/touchpoint-tags/")
     def list_tags(self, _call: SandboxRequest) -> Reply:
-        return self._named(self.touchpoint_tags)
+        return _named(self.touchpoint_tags)
 
     @Route("GET", "/api/v3/activity-types/")
     def list_activity_types(self, _call: SandboxRequest) -> Reply:
@@ -191,9 +181,6 @@ class Totango(Vendor):
             ids = [given] if (listed := as_array(given)) is None else listed
             if not known.keys() >= {*ids} - {None}:
                 raise self.rejected(400, f"{name} is not valid: the id is unknown")
-        account = fields.get("account_id")
-        if account is not None and self.accounts is not None and account not in self.accounts:
-            raise self.rejected(400, "Account not found")
 
     def _note(self, call: SandboxRequest) -> Row:
         number = call.ids[0]
@@ -202,21 +189,13 @@ class Totango(Vendor):
             raise self.rejected(404, "Touchpoint not found")
         return note
 
-    def _written(self, note: Row) -> Reply:
-        number = note["note_id"]
-        if self.create_form == "flat":
-            return Reply.json(200, {"note_id": str(number)})
-        if self.create_form == "event":
-            return Reply.json(200, _event(note))
-        if self.create_form in {"object", "empty"}:
-            return Reply(200, b"{}" if self.create_form == "object" else b"")
-        return Reply.json(200, {"note": {"id": number, "text": note["content"]}})
 
-    def _named(self, names: Mapping[str, str]) -> Reply:
-        if self.wire_form == "map":
-            return Reply.json(200, names)
-        objects = {key: {"id": key, "display_name": name} for key, name in names.items()}
-        return Reply.json(200, objects if self.wire_form == "objects" else list(objects.values()))
+def _written(note: Row) -> Reply:
+    return Reply.json(200, {"note": {"id": note["note_id"], "text": note["content"]}})
+
+
+def _named(names: Mapping[str, str]) -> Reply:
+    return Reply.json(200, [{"id": key, "display_name": name} for key, name in names.items()])
 
 
 def _activity(key: str, name: str) -> Row:

@@ -140,19 +140,6 @@ async def test_deleting_a_type_deletes_its_touchpoints(emma: Any, sandbox: Sandb
     assert list(sandbox.state("emma").touchpoints) == [kept["touchpoint_id"]]
 
 
-async def test_times_and_deletes_have_each_form(emma: Any, sandbox: Sandbox) -> None:
-    """Plain ISO times; DELETE returns an empty 200 or a 204."""
-    state = sandbox.state("emma")
-    state.time_form = "iso"
-    _, made = await emma("POST", "", TYPE)
-    assert made["created_at"] == "2026-01-01T00:00:00"
-    state.delete_reply = "empty"
-    assert await emma("DELETE", f"/{made['touchpoint_type_id']}") == (200, None)
-    _, made = await emma("POST", "", TYPE)
-    state.delete_reply = "no content"
-    assert await emma("DELETE", f"/{made['touchpoint_type_id']}") == (204, None)
-
-
 async def test_wrong_account_is_another_403(sandbox: Sandbox, connect: Open) -> None:
     """The 403 of a wrong account does not mention a rate limit."""
     session = await connect("emma")

@@ -123,39 +123,16 @@ async def test_events_are_of_one_account(sandbox: Sandbox, totango: aiohttp.Clie
     assert (await read(totango.get("api/v2/events/")))[0] == 400
 
 
-async def test_unknown_account_is_a_400_if_accounts_are_set(
-    sandbox: Sandbox, totango: aiohttp.ClientSession
-) -> None:
-    """With `accounts` set, a touchpoint on another account is a 400."""
-    sandbox.state("totango").accounts = {"1"}
-    assert (await read(totango.post(PATH, json=NOTE)))[1] == {"message": "Account not found"}
-    assert (await read(totango.post(PATH, json={**NOTE, "account_id": "1"})))[0] == 200
-
-
-async def test_names_have_each_form(sandbox: Sandbox, totango: aiohttp.ClientSession) -> None:
-    """Types and tags: an array of objects, a map of names as in the manual, a map of objects."""
+async def test_types_and_tags_are_objects(sandbox: Sandbox, totango: aiohttp.ClientSession) -> None:
+    """Types and tags are an array of objects with id and name."""
     state = sandbox.state("totango")
     for path, names in (
         ("api/v3/touchpoint-types/", state.touchpoint_types),
         ("api/v3/touchpoint-tags", state.touchpoint_tags),
     ):
-        objects = {key: {"id": key, "display_name": name} for key, name in names.items()}
+        objects = [{"id": key, "display_name": name} for key, name in names.items()]
         assert len(objects) >= 3
-        state.wire_form = "array"
-        assert await read(totango.get(path)) == (200, list(objects.values()))
-        state.wire_form = "map"
-        assert await read(totango.get(path)) == (200, names)
-        state.wire_form = "objects"
         assert await read(totango.get(path)) == (200, objects)
-
-
-async def test_create_can_return_the_id_as_text(
-    sandbox: Sandbox, totango: aiohttp.ClientSession
-) -> None:
-    """`create_form` "flat" returns `note_id` as text at the top level."""
-    sandbox.state("totango").create_form = "flat"
-    _, created = await read(totango.post(PATH, json=NOTE))
-    assert created == {"note_id": str(next(iter(sandbox.state("totango").touchpoints)))}
 
 
 async def test_flows_are_keyed_by_id(totango: aiohttp.ClientSession) -> None:

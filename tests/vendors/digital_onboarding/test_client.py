@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -85,12 +85,8 @@ async def test_journey_is_started(sandbox: Sandbox, client: DigitalOnboardingCli
     assert caught.value.errors == {"direct-deposit": ["must be a time or a word for done"]}
 
 
-@pytest.mark.parametrize("wire_form", ["wrapped", "array"])
-async def test_lists_come_wrapped_or_bare(
-    sandbox: Sandbox, client: DigitalOnboardingClient, wire_form: Literal["wrapped", "array"]
-) -> None:
-    """Templates and objectives are decoded with and without an envelope."""
-    sandbox.state(DO).wire_form = wire_form
+async def test_templates_and_objectives_are_listed(client: DigitalOnboardingClient) -> None:
+    """Templates and objectives are decoded without their envelope."""
     assert [template.name for template in await client.templates.list()] == [
         "Welcome",
         "Mobile Banking",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -45,14 +44,22 @@ async def test_calls_on_an_expired_token_share_one_request(
     assert refused(sandbox) == 0
 
 
-@pytest.mark.parametrize("rejection", ["body", "header", "unreadable"])
+@pytest.mark.parametrize(
+    "rejection",
+    [
+        INVALID,
+        status(401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}),
+        status(401, "<html>Unauthorized</html>", {"Content-Type": "text/html"}),
+    ],
+    ids=["body", "header", "unreadable"],
+)
 async def test_calls_on_a_revoked_token_share_one_request(
-    sandbox: Sandbox, client: DigitalOnboardingClient, rejection: Any
+    sandbox: Sandbox, client: DigitalOnboardingClient, rejection: Fault
 ) -> None:
     """For each form of a 401, 1,000 rejected calls make one token request and one retry each."""
-    sandbox.state(DO).rejection = rejection
     await client.templates.list()
-    sandbox.state(DO).revoke_tokens()
+    (revoked,) = sandbox.state(DO).tokens
+    sandbox.fail(DO, rejection, None, lambda call: call.authorization == ("bearer", revoked))
     assert names(await many(client, 1000)) == {"list": 1000}
     tokens, calls = counts(sandbox)
     assert tokens == 2

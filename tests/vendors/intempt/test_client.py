@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -25,28 +25,15 @@ from asyncclients.sandbox.faults import drop, html, status
 from .conftest import bookings
 
 
-@pytest.mark.parametrize("wire_form", ["hal", "array"])
-@pytest.mark.parametrize("insert_reply", ["empty", "item"])
-@pytest.mark.parametrize("ids_as_text", [True, False])
-async def test_row_life_cycle(
-    sandbox: Sandbox,
-    client: IntemptClient,
-    wire_form: Literal["hal", "array"],
-    insert_reply: Literal["empty", "item"],
-    *,
-    ids_as_text: bool,
-) -> None:
-    """A row is inserted, listed, read, overwritten and deleted, in each form of response."""
-    state = sandbox.state("intempt")
-    state.wire_form, state.insert_reply, state.ids_as_text = wire_form, insert_reply, ids_as_text
+async def test_row_life_cycle(sandbox: Sandbox, client: IntemptClient) -> None:
+    """A row is inserted, listed, read, overwritten and deleted."""
     rows, collection = client.collections, bookings(sandbox)
     assert await rows.list_items(collection) == []
-    told = await rows.insert(collection, {"id": 4, "guestId": 2, "unknown": True})
+    assert await rows.insert(collection, {"id": 4, "guestId": 2, "unknown": True}) is None
     items = await rows.list_items(collection)
     assert [item.data for item in items] == [{"id": 4, "guestId": 2}]
     assert items[0].coll_id == collection
     assert int(items[0].id) > 2**53
-    assert told == (None if insert_reply == "empty" else items[0])
     await rows.insert(collection, {"id": 4, "guestId": 3})
     assert (await rows.get_item(collection, items[0].id)).data == {"id": 4, "guestId": 3}
     await rows.delete_item(collection, items[0].id)
