@@ -54,33 +54,39 @@ if TYPE_CHECKING:
 _NO_CONTEXT = CallContext(Priority.INTERACTIVE, None)
 
 
-_FUNCTIONS = {
-    "scope": ("request.url.host", "a hashable key, as request.url.host is"),
-    "priority": ("Priority.BACKGROUND", "a Priority, as in Priority.BACKGROUND"),
-    "deadline": ("5.0", "seconds, as in 5.0, or None"),
-    "cost": ("5 if request.method == 'POST' else 1", "a whole number of at least 1"),
-    "operation": ("request.url.name", "text, as request.url.name is"),
+def _is_key(result: object) -> bool:
+    try:
+        hash(result)
+    except TypeError:
+        return False
+    return not isinstance(result, Awaitable)
+
+
+def _is_deadline(result: object) -> bool:
+    is_number = isinstance(result, (int, float)) and not isinstance(result, bool)
+    return result is None or (is_number and not math.isnan(result))
+
+
+_FUNCTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "scope": (_is_key, "request.url.host", "a hashable key, as request.url.host is"),
+    "priority": (
+        lambda result: type(result) is Priority,
+        "Priority.BACKGROUND",
+        "a Priority, as in Priority.BACKGROUND",
+    ),
+    "deadline": (_is_deadline, "5.0", "seconds, as in 5.0, or None"),
+    "cost": (
+        lambda result: type(result) is int and result >= 1,
+        "5 if request.method == 'POST' else 1",
+        "a whole number of at least 1",
+    ),
+    "operation": (
+        lambda result: isinstance(result, str),
+        "request.url.name",
+        "text, as request.url.name is",
+    ),
 }
-"""The settings that are functions of a request: an example of a result, and what is one."""
-
-
-def _is_result(name: str, result: object) -> bool:
-    """Return True if the function *name* may return *result*."""
-    if name == "scope":
-        try:
-            hash(result)
-        except TypeError:
-            return False
-        return not isinstance(result, Awaitable)
-    if name == "priority":
-        return type(result) is Priority
-    if name == "cost":
-        return type(result) is int and result >= 1
-    if name == "operation":
-        return isinstance(result, str)
-    if result is None or isinstance(result, bool):
-        return result is None
-    return isinstance(result, (int, float)) and not math.isnan(result)
+"""The settings that are functions of a request: what they may return, an example, and its words."""
 
 
 class QuotaMiddleware(ScopePool):
@@ -155,7 +161,7 @@ class QuotaMiddleware(ScopePool):
                 problem = "a coroutine function" if callable(function) else shown(function)
                 raise ConfigurationError(
                     f"{name} must be a function of a request, not {problem}",
-                    advice=f"Write it as in {name}=lambda request: {_FUNCTIONS[name][0]}",
+                    advice=f"Write it as in {name}=lambda request: {_FUNCTIONS[name][1]}",
                 )
         for name, text in (("quota_key", self._quota_key), ("vendor", self._vendor)):
             if text is not None:
@@ -214,9 +220,9 @@ class QuotaMiddleware(ScopePool):
         """Return what the function *name* returns for *request*; without one, the *default*."""
         if (function := self._functions[name]) is None:
             return default
-        result = function(request)
-        if not _is_result(name, result):
-            raise _wrong_result(name, result, _FUNCTIONS[name][1])
+        result, (may_return, _, form) = function(request), _FUNCTIONS[name]
+        if not may_return(result):
+            raise _wrong_result(name, result, form)
         return result
 
     def _scope(self, request: aiohttp.ClientRequest) -> Scope:
@@ -266,28 +272,22 @@ class _Exchange:
             origin=str(self._request.url.origin()),
         )
         emit(self._listeners, started)
-        error: str | None = None
-        try:
-            return await self._respond_in_time(handler)
-        except BaseException as failure:
-            error = type(failure).__name__
-            raise
-        finally:
-            attempts = int(self._permit is not None)
-            emit(self._listeners, CallEnded(call=self._number, attempts=attempts, error=error))
-
-    async def _respond_in_time(self, handler: Handler) -> aiohttp.ClientResponse:
-        deadline_at = self._permit_request.deadline_at
+        deadline_at, name = self._permit_request.deadline_at, None
         timeout = asyncio.timeout_at(deadline_at if deadline_at < math.inf else None)
         try:
             async with timeout:
                 return await self._send(handler)
-        except AsyncClientsError as error:
-            raise error.with_facts(vendor=self._scope.vendor, method=self._request.method) from None
-        except TimeoutError:
-            if not timeout.expired():
+        except BaseException as failure:
+            error = failure
+            if timeout.expired() and isinstance(failure, TimeoutError):
+                error = self._deadline_error()
+            name = type(error).__name__
+            if not isinstance(error, AsyncClientsError):
                 raise
-            raise self._deadline_error() from None
+            raise error.with_facts(vendor=self._scope.vendor, method=self._request.method) from None
+        finally:
+            attempts = int(self._permit is not None)
+            emit(self._listeners, CallEnded(call=self._number, attempts=attempts, error=name))
 
     async def _send(self, handler: Handler) -> aiohttp.ClientResponse:
         scheduler, permit_request = self._scope.scheduler, self._permit_request
@@ -324,12 +324,10 @@ class _Exchange:
 
     def _deadline_error(self) -> DeadlineExceededError:
         if self._permit is None:
-            error = self._scope.scheduler.expiry_error(self._permit_request)
-        else:
-            error = DeadlineExceededError(
-                "was sent and got no response before its deadline", advice="Allow a longer deadline"
-            )
-        return error.with_facts(vendor=self._scope.vendor, method=self._request.method)
+            return self._scope.scheduler.expiry_error(self._permit_request)
+        return DeadlineExceededError(
+            "was sent and got no response before its deadline", advice="Allow a longer deadline"
+        )
 
 
 def _wrong_result(name: str, result: Any, form: str) -> ConfigurationError:

@@ -14,8 +14,12 @@ def test_simulated_loop_calls_back_in_order() -> None:
     def note(name: str) -> None:
         seen.append((loop.time(), name))
 
+    def call_later() -> None:
+        loop.call_soon(note, "soon")
+        loop.call_at(0.5, note, "overdue")
+
     loop.call_at(2.0, note, "late")
-    loop.call_at(1.0, lambda: (loop.call_soon(note, "soon"), loop.call_at(0.5, note, "overdue")))
+    loop.call_at(1.0, call_later)
     loop.call_at(1.0, note, "second")
     dropped = loop.call_at(1.5, note, "dropped")
     dropped.cancel()
