@@ -21,7 +21,7 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -40,6 +40,8 @@ from asyncclients.stores.protocol import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from asyncclients.stores.quota_log import QuotaLog
 
 _LONGEST_PAUSE = 366 * 86400.0
 _LONGEST_NAME = 100
@@ -252,39 +254,24 @@ def _user() -> str:
     return f"{user}@{socket.gethostname()}"[:_LONGEST_NAME]
 
 
-def scope_limits(
-    *,
-    scope: str,
-    vendor: str = "",
-    names: Iterable[str] = (),
-    processes: int = 0,
-    paused_for: int = 0,
-    pause: str = "",
-    quotas: str = "",
-) -> ScopeLimits:
-    """Return the limits of *scope* from what a store has.
-
-    *names* are those of the configured quotas, see `QuotaSpec.name`. The pause of the vendor
-    lasts for *paused_for* microseconds. *pause* and *quotas* are what an operator has set, as
-    JSON; empty for nothing.
-    """
-    now, vendor_paused_for = time.time(), paused_for / SECOND
-    operator_pause = decode_pause(pause) if pause else None
-    if operator_pause is not None and operator_pause.until <= now:
-        operator_pause = None
-    operator_quotas = decode_quotas(quotas) if quotas else None
-    configured = tuple(parse_quotas(names))
-    held_for = 0.0 if operator_pause is None else operator_pause.until - now
+def scope_limits(scope: str, log: QuotaLog, now: int) -> ScopeLimits:
+    """Return the limits of *scope*, whose store has *log* and the time *now*."""
+    wall, vendor_paused_for = time.time(), max(0, log.paused_until - now) / SECOND
+    pause = decode_pause(log.operator_pause) if log.operator_pause else None
+    if pause is not None and pause.until <= wall:
+        pause = None
+    quotas = decode_quotas(log.operator_quotas) if log.operator_quotas else None
+    configured = tuple(parse_quotas(log.configured))
     return ScopeLimits(
-        vendor=vendor,
+        vendor=log.vendor,
         scope=scope,
-        quotas=Control(quotas=operator_quotas).in_force(configured),
+        quotas=Control(quotas=quotas).in_force(configured),
         configured=configured,
-        processes=processes,
-        paused_for=max(vendor_paused_for, held_for),
+        processes=sum(member.until > now for member in log.members.values()),
+        paused_for=max(vendor_paused_for, pause.until - wall if pause is not None else 0.0),
         vendor_paused_for=vendor_paused_for,
-        operator_pause=operator_pause,
-        operator_quotas=operator_quotas,
+        operator_pause=pause,
+        operator_quotas=quotas,
     )
 
 

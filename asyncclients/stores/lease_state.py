@@ -346,7 +346,7 @@ class LeaseState:
             calendar=f"{quota.unit}:{quota.timezone}",
             previous=micros(quota.window(wall, -1)[0]),
             start=micros(start),
-            end=micros(end),
+            next=micros(end),
             used=self.local.used(group, quota, now),
         )
 

@@ -67,7 +67,7 @@ server. If that is later than the log, requests are lost, and nothing is granted
 spent window. If it was set forward, the log looks older than it is: processes detect the
 jump and report an unknown epoch, which makes the window count as spent.
 
-**Keys in Redis** are named `PREFIX:v3:{SCOPE}:NAME`; SCOPE is a one-way hash, of which log lines
+**Keys in Redis** are named `PREFIX:v4:{SCOPE}:NAME`; SCOPE is a one-way hash, of which log lines
 show the first four digits. `docs/many-processes.md` lists the keys and their content.
 """
 
@@ -97,7 +97,7 @@ UNKNOWN_EPOCH = "?"
 """Name of no log: reports that the log's entries look older than they are."""
 
 
-class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A quota, and the token bucket that a process has learned to keep it."""
 
     limit: int  # units per *period*
@@ -108,7 +108,7 @@ class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     calendar: str = ""  # `UNIT:TIMEZONE` of a calendar quota, otherwise empty
     previous: int = 0  # start of the previous calendar window, in microseconds since 1970
     start: int = 0  # of the current one
-    end: int = 0  # of the next one
+    next: int = 0  # of the next one
     used: int = 0  # units that this process has used in the current window by its own count
 
     @property

@@ -37,7 +37,16 @@ import msgspec
 from msgspec.structs import replace
 
 from asyncclients.ratelimit.quota import BACKGROUND_EVERY
-from asyncclients.stores.protocol import UNKNOWN_EPOCH, LeaseRequest, LeaseResponse, QuotaSpec
+from asyncclients.stores.clock import micros
+from asyncclients.stores.protocol import (
+    UNKNOWN_EPOCH,
+    LeaseRequest,
+    LeaseResponse,
+    QuotaSpec,
+    decode_pause,
+    decode_quotas,
+    quota_names,
+)
 from asyncclients.stores.shares import NONE, UNIT, Block, fair_sizes, next_block
 
 
@@ -79,11 +88,18 @@ _SET = "set:"
 
 
 class QuotaState(msgspec.Struct, kw_only=True):
-    """A quota in force: when it was last reported, and its theoretical arrival time (GCRA)."""
+    """A quota in force.
+
+    Attributes:
+        reported_at: when a process last reported it.
+        tat: its theoretical arrival time (GCRA).
+        used: of a calendar quota, the units used in each window, by the window's start.
+    """
 
     reported_at: int
     spec: QuotaSpec
     tat: int = 0
+    used: dict[int, int] = {}
 
     def earliest(self, burst: float, cost: int, claimed: int) -> int:
         """Return when the token bucket permits a call of *cost* after *claimed* units.
@@ -93,17 +109,21 @@ class QuotaState(msgspec.Struct, kw_only=True):
         interval = self.spec.interval
         return self.tat + claimed * interval - int((burst - min(cost, burst)) * interval)
 
+    def add_used(self, start: int, units: int) -> None:
+        """Count *units* in the window that begins at *start*."""
+        self.used[start] = max(0, self.used.get(start, 0) + units)
 
-class Member(msgspec.Struct, kw_only=True, array_like=True):
-    """A process: the end of its membership, its next heartbeat, and its blocks of the quota."""
+    def windows(self, request: LeaseRequest, wall: int) -> list[int]:
+        """Return the starts of the windows in which a call sent at *wall* may arrive."""
+        spec, windows = self.spec, [self.spec.start]
+        if wall - RULES.calendar_skew < spec.start:
+            windows.append(spec.previous)
+        if wall + request.lease + request.grace + RULES.calendar_skew >= spec.next:
+            windows.append(spec.next)
+        return windows
 
-    until: int
-    heartbeat_due: int
-    idle: bool
-    blocks: list[Block]
 
-
-class Claim(msgspec.Struct, kw_only=True, array_like=True):
+class Claim(msgspec.Struct, kw_only=True):
     """The slots that later calls leave to a process which waits with an expensive call."""
 
     since: int  # instant from which it counts, and its place among other claims
@@ -113,22 +133,39 @@ class Claim(msgspec.Struct, kw_only=True, array_like=True):
     groups: list[str]  # groups whose slots it needs next
 
 
+class Member(msgspec.Struct, kw_only=True):
+    """A process.
+
+    Attributes:
+        until: end of its membership.
+        heartbeat_due: when its next request is due.
+        idle: it has sent nothing for a while.
+        blocks: the blocks of the quota that it may believe to own.
+        waits: for each priority class, when it loses its place in the queue; 0 if it does not wait.
+        claim: its claim; None without one.
+    """
+
+    until: int = 0
+    heartbeat_due: int = 0
+    idle: bool = False
+    blocks: list[Block] = []
+    waits: tuple[int, int] = (0, 0)
+    claim: Claim | None = None
+
+
 class Opening(NamedTuple):
     """When the next call may be sent, whether a report may make that sooner, and what decides."""
 
     at: int
     may_open_sooner: bool
-    quota: str
-    group: str
+    quota: QuotaSpec | None
 
 
 class QuotaLog(msgspec.Struct, kw_only=True):
     """The log of one scope; `docs/many-processes.md` lists the fields.
 
-    `log` maps a group to its slots, and a slot to the latest arrival of its call. `used` maps
-    a calendar quota to its windows, and the start of a window to the units used. `interactive`
-    and `background` map a waiting process to the instant at which it loses its place in the
-    queue. `operator_quotas` has the names of the quotas that an operator has set.
+    `log` maps a group to its slots, and a slot to the latest arrival of its call. Redis keeps
+    it in sorted sets, and the other fields as they are here.
     """
 
     updated_at: int = 0
@@ -143,41 +180,33 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     members_changed_at: int = 0
     interactive_at: int = 0
     log: dict[str, dict[str, int]] = {}
-    used: dict[str, dict[int, int]] = {}
-    claims: dict[str, Claim] = {}
     members: dict[str, Member] = {}
-    interactive: dict[str, int] = {}
-    background: dict[str, int] = {}
     quotas: dict[str, QuotaState] = {}
-    operator_quotas: frozenset[str] = frozenset()
     vendor: str = ""
+    operator_pause: str = ""
+    operator_quotas: str = ""
 
     def apply(
-        self,
-        request: LeaseRequest,
-        now: int,
-        *,
-        server: str = "",
-        held: int = 0,
-        operator_quotas: frozenset[str] = frozenset(),
+        self, request: LeaseRequest, now: int, *, wall: int | None = None, server: str = ""
     ) -> LeaseResponse:
         """Apply *request*. Costs O(log n) per slot, plus loading and saving the log.
 
-        *server* has the log. An operator wants no calls for *held*, and has set the quotas named
-        *operator_quotas*.
+        *wall* is the wall clock of the store, if its clock *now* is another one. *server* has the
+        log.
         """
-        obeyed = frozenset(spec.name for spec in request.operator_quotas)
+        held, operator_quotas = self._operator_settings(now if wall is None else wall)
+        obeyed = {spec.name for spec in request.operator_quotas}
         is_withheld = held > 0 or bool(operator_quotas and obeyed != operator_quotas)
         if is_withheld:
             request = replace(request, count=0)
-        self.vendor, self.operator_quotas = request.vendor or self.vendor, operator_quotas
+        self.vendor = request.vendor or self.vendor
         self._check_server(request, now, server)
         self._check_clock(request, now)
         has_lost_data = self._check_epoch(request, now)
-        self._update_quotas(request, now, has_lost_data=has_lost_data)
+        self._update_quotas(request, now, operator_quotas, has_lost_data=has_lost_data)
         self._book_slots(request, now)
         self._on_rate_limited(request, now)
-        member_count, (start, size) = self._update_members(request, now)
+        start, size = self._update_members(request, now)
         opens_in, retry_in, contenders, waits_for = self._grant(request, now)
         if is_withheld:
             retry_in = min(held, RULES.hold_retry) or request.min_retry
@@ -191,18 +220,34 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             accepted=self.accepted,
             rejected=self.rejected,
             contenders=contenders,
-            member_count=member_count,
+            member_count=len(self.members),
             start=start,
             size=size,
             waits_for=waits_for,
             quotas=tuple(sorted(quota.spec.name for quota in self._in_force())),
+            operator_pause=self.operator_pause,
+            operator_quotas=self.operator_quotas,
             held=held,
         )
 
-    def calendar_ends_in(self, request: LeaseRequest) -> int:
-        """Return the microseconds until the last calendar window ends; 0 without a window."""
-        ends = (quota.spec.end for quota in self.quotas.values() if quota.spec.calendar)
-        return max(0, max(ends, default=0) - request.wall)
+    def needed_for(self, wall: int) -> int:
+        """Return the microseconds for which the log is needed if no process asks any more.
+
+        It has what an operator has set, and the units used in calendar windows.
+        """
+        if self.operator_quotas:
+            return RULES.keep_control
+        held, _ = self._operator_settings(wall)
+        ends = (quota.spec.next for quota in self.quotas.values() if quota.spec.calendar)
+        return max(held, max(ends, default=wall) - wall)
+
+    def _operator_settings(self, wall: int) -> tuple[int, set[str]]:
+        """Return for how long an operator wants no calls, and the names of the quotas that are set."""
+        held, quotas = 0, self.operator_quotas
+        if self.operator_pause:
+            held = max(0, micros(decode_pause(self.operator_pause).until) - wall)
+            self.operator_pause = self.operator_pause if held else ""
+        return held, set(quota_names(decode_quotas(quotas).quotas)) if quotas else set()
 
     def _check_server(self, request: LeaseRequest, now: int, server: str) -> None:
         """Hold if another process of the server has the log now: it may lack the last requests."""
@@ -223,15 +268,19 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         has been overdue for longer was killed, or has alone lost the connection.
         """
         if now + RULES.clock_tolerance < self.updated_at:
-            hold = request.recovery_hold + request.detection_time
-            empty = QuotaLog(
-                spent_until=now + hold,
-                used=self.used,
-                operator_quotas=self.operator_quotas,
+            new = QuotaLog(
+                spent_until=now + request.recovery_hold + request.detection_time,
+                quotas={
+                    name: replace(quota, reported_at=now)
+                    for name, quota in self.quotas.items()
+                    if quota.spec.calendar
+                },
                 vendor=self.vendor,
+                operator_pause=self.operator_pause,
+                operator_quotas=self.operator_quotas,
             )
             for field in self.__struct_fields__:
-                setattr(self, field, getattr(empty, field))
+                setattr(self, field, getattr(new, field))
         elif now > self.updated_at + RULES.max_gap and any(
             self.updated_at - request.detection_time
             < member.heartbeat_due + RULES.heartbeat_slack
@@ -257,35 +306,33 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     def _hold(self, until: int) -> None:
         self.spent_until = max(self.spent_until, until)
 
-    def _update_quotas(self, request: LeaseRequest, now: int, *, has_lost_data: bool) -> None:
+    def _update_quotas(
+        self, request: LeaseRequest, now: int, operator_quotas: set[str], *, has_lost_data: bool
+    ) -> None:
         reported = {spec.name: spec for spec in request.quotas}
         reported |= {_SET + spec.name: spec for spec in request.operator_quotas}
         for name, spec in reported.items():
             known = self.quotas.get(name)
-            state = QuotaState(reported_at=now, spec=spec, tat=known.tat if known else 0)
-            self.quotas[name] = state
-            if spec.calendar:
-                is_new = spec.name not in self.used
-                used = self.used.get(spec.name, {})
-                used = {start: units for start, units in used.items() if start >= spec.previous}
-                if is_new or has_lost_data:
-                    used[spec.start] = used.get(spec.start, 0) + spec.used
-                self.used[spec.name] = used
-                if known is not None:
-                    self._follow(known.spec, state, request)
+            quota = self.quotas[name] = QuotaState(reported_at=now, spec=spec)
+            if known is not None:
+                quota.tat = known.tat
+                used = known.used.items()
+                quota.used = {start: units for start, units in used if start >= spec.previous}
+            if spec.calendar and (known is None or has_lost_data):
+                quota.add_used(spec.start, spec.used)
+            if spec.calendar and known is not None:
+                self._follow(known.spec, quota, request)
         for name, quota in list(self.quotas.items()):
             spec = quota.spec
-            is_unset = name.startswith(_SET) and spec.name not in self.operator_quotas
+            is_unset = name.startswith(_SET) and spec.name not in operator_quotas
             if is_unset or quota.reported_at + spec.period + RULES.quota_ttl < now:
                 del self.quotas[name]
-                self.used.pop(name, None)
-                continue
-            if spec.calendar and spec.end <= request.wall and spec.group in request.logs:
+            elif spec.calendar and spec.next <= request.wall and spec.group in request.logs:
                 # Nobody has named the new window: count it as one of the longest.
-                skipped = (request.wall - spec.end) // spec.period
-                start = spec.end + skipped * spec.period
+                skipped = (request.wall - spec.next) // spec.period
+                start = spec.next + skipped * spec.period
                 previous = start - spec.period if skipped else spec.start
-                quota.spec = replace(spec, previous=previous, start=start, end=start + spec.period)
+                quota.spec = replace(spec, previous=previous, start=start, next=start + spec.period)
                 self._follow(spec, quota, request)
 
     def _follow(self, known: QuotaSpec, quota: QuotaState, request: LeaseRequest) -> None:
@@ -296,16 +343,16 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         """
         spec = quota.spec
         skew, offset = RULES.calendar_skew, request.wall - self.updated_at
-        if spec.end == known.start and request.wall + 2 * skew >= known.start:
-            start, end = known.start, known.end
-            quota.spec = replace(spec, previous=known.previous, start=start, end=end)
+        if spec.next == known.start and request.wall + 2 * skew >= known.start:
+            start, end = known.start, known.next
+            quota.spec = replace(spec, previous=known.previous, start=start, next=end)
         elif spec.start > known.start:
             late = sum(
                 slot.startswith("f")
                 or (slot.startswith("r") and latest + offset + skew < spec.start)
                 for slot, latest in self.log.get(spec.group, {}).items()
             )
-            self._add_used(spec, spec.start, late)
+            quota.add_used(spec.start, late)
 
     def _book_slots(self, request: LeaseRequest, now: int) -> None:
         process, logs = request.process, request.logs
@@ -342,41 +389,36 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         reserved_until = log.get(f"r:{request.process}:{number}")
         if not self._pop(log, request.process, number):
             return
-        for quota in self._quotas_of((group,)):
+        for quota in self._in_force(group):
             spec = quota.spec
             if not spec.calendar:
                 quota.tat -= spec.interval
             elif reserved_until is not None:  # only where the window is certain
                 opened = reserved_until - request.lease - request.grace + request.wall - now
-                if spec.start + 2 * RULES.calendar_skew <= opened < spec.end:
-                    self._add_used(spec, spec.start, -1)
+                if spec.start + 2 * RULES.calendar_skew <= opened < spec.next:
+                    quota.add_used(spec.start, -1)
 
     @property
     def configured(self) -> tuple[str, ...]:
         """Names of the quotas that processes have configured."""
         return tuple(sorted(name for name in self.quotas if not name.startswith(_SET)))
 
-    def _in_force(self) -> list[QuotaState]:
-        """Return the quotas that an operator has not replaced."""
+    def _in_force(self, *groups: str) -> list[QuotaState]:
+        """Return the quotas of *groups*, by default of all, that an operator has not replaced."""
+        has_set = any(name.startswith(_SET) for name in self.quotas)
         return [
             quota
             for name, quota in sorted(self.quotas.items())
-            if not self.operator_quotas or name.startswith(_SET) or not quota.spec.is_replaceable
+            if not (has_set and quota.spec.is_replaceable) or name.startswith(_SET)
+            if not groups or quota.spec.group in groups
         ]
-
-    def _quotas_of(self, groups: tuple[str, ...]) -> list[QuotaState]:
-        return [quota for quota in self._in_force() if quota.spec.group in groups]
 
     def _count(self, request: LeaseRequest, group: str, at: int, units: int, now: int) -> None:
         """Count *units* sent at *at* in all calendar windows in which they may arrive."""
-        for quota in self._quotas_of((group,)):
+        for quota in self._in_force(group):
             if quota.spec.calendar:
-                for start in _windows(quota.spec, request, at + request.wall - now):
-                    self._add_used(quota.spec, start, units)
-
-    def _add_used(self, spec: QuotaSpec, start: int, units: int) -> None:
-        used = self.used.setdefault(spec.name, {})
-        used[start] = max(0, used.get(start, 0) + units)
+                for start in quota.windows(request, at + request.wall - now):
+                    quota.add_used(start, units)
 
     def _on_rate_limited(self, request: LeaseRequest, now: int) -> None:
         self.accepted += request.accepted
@@ -387,8 +429,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 full_at = self.paused_until + int((quota.spec.burst - 1) * quota.spec.interval)
                 quota.tat = max(quota.tat, full_at)
 
-    def _update_members(self, request: LeaseRequest, now: int) -> tuple[int, Block]:
-        """Return the number of members and the block of the process.
+    def _update_members(self, request: LeaseRequest, now: int) -> Block:
+        """Renew the membership of the process, and return its next block.
 
         While the store recovers, no membership expires: the members may not have reached it.
         """
@@ -398,20 +440,24 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             for name, member in self.members.items()
             if member.until > now or is_recovering
         }
-        is_member = members.pop(request.process, None) is not None
-        if is_member == request.goodbye or len(members) + is_member < len(self.members):
+        for member in members.values():
+            first, second = member.waits
+            member.waits = first * (first > now), second * (second > now)
+            if member.claim is not None and member.claim.until <= now:
+                member.claim = None
+        is_changed = len(members) < len(self.members)
+        own = members.pop(request.process, None)
+        if is_changed or (own is not None) == request.goodbye:
             self.members_changed_at = now
         self.members = members
         if request.goodbye:
-            return len(members), NONE
+            return NONE
         block = self._next_block(request, now)
-        members[request.process] = Member(
-            until=now + request.ttl,
-            heartbeat_due=now + request.heartbeat_due,
-            idle=request.idle,
-            blocks=[each for each in dict.fromkeys((request.share_held, block)) if each[1]],
-        )
-        return len(members), block
+        own = members[request.process] = own or Member()
+        own.until, own.heartbeat_due = now + request.ttl, now + request.heartbeat_due
+        own.idle = request.idle
+        own.blocks = [each for each in dict.fromkeys((request.share_held, block)) if each[1]]
+        return block
 
     def _next_block(self, request: LeaseRequest, now: int) -> Block:
         others = self.members.values()
@@ -432,20 +478,23 @@ class QuotaLog(msgspec.Struct, kw_only=True):
 
     def _grant(self, request: LeaseRequest, now: int) -> tuple[list[int], int, int, str]:
         """Return when each call may be sent, when to ask again, contenders, and what delays it."""
-        classes = self.interactive, self.background
-        place = classes[request.priority].get(request.process, 0)
-        self._drop_waiting(request.process, now)
+        own, priority = self.members.get(request.process), request.priority
+        if own is None:  # it has left
+            return [], 0, 0, ""
+        place, own.waits = own.waits[priority], (0, 0)
         if request.count <= 0:
             return [], 0, 0, ""
-        if request.priority == 0:
+        if priority == 0:
             self.interactive_at = now
-        own, other = classes[request.priority], classes[1 - request.priority]
+        waits = [member.waits for member in self.members.values()]
+        places = [each[priority] for each in waits if each[priority]]
+        has_other_class = any(each[1 - priority] for each in waits)
         is_background_due = self.since_background >= RULES.background_every - 1
-        yields = bool(other) and is_background_due == (request.priority == 0)
-        contenders = len(own)
+        yields = has_other_class and is_background_due == (priority == 0)
+        contenders = len(places)
         most = 0 if yields else self._fair_count(request, contenders)
-        opens_in, (at, may_open_sooner, quota, group) = self._reserve(request, most, now)
-        if opens_in and request.priority:
+        opens_in, (at, may_open_sooner, quota) = self._reserve(request, most, now)
+        if opens_in and priority:
             self.since_background = (1 - request.cost) * (RULES.background_every - 1)
         else:
             self.since_background += len(opens_in) * request.cost
@@ -454,57 +503,64 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         if may_open_sooner:  # by the time that was added to the reservation for safety
             soonest = at - request.grace - 2 * request.lease - now
             retry_in = min(retry_in, max(request.min_retry, soonest))
-        has_turns = request.cost == 1 and not self.claims and not other
+        has_claims = any(member.claim is not None for member in self.members.values())
+        has_turns = request.cost == 1 and not has_claims and not has_other_class
         if has_turns and not is_alone:  # the slots before are those of the others
-            is_next = place > now and not opens_in
-            ahead = sum(until < place for until in own.values()) if is_next else contenders
+            is_next = place and not opens_in
+            ahead = sum(until < place for until in places) if is_next else contenders
             retry_in += ahead * self._longest_interval(request)
         retry_in += RULES.yield_delay if yields else 0
         keeps_until = max(at, now + retry_in) + RULES.queue_time
-        if len(opens_in) < request.count:
-            own[request.process] = keeps_until
-        self._update_claim(request, len(opens_in), contenders, keeps_until, group)
-        return opens_in, retry_in, contenders, quota if len(opens_in) < request.count else ""
+        is_waiting = len(opens_in) < request.count
+        if is_waiting:
+            own.waits = (0, keeps_until) if priority else (keeps_until, 0)
+        if request.cost > 1:
+            group = quota.group if quota else ""
+            self._update_claim(request, len(opens_in), contenders, keeps_until, group)
+        return opens_in, retry_in, contenders, quota.name if quota and is_waiting else ""
 
     def _update_claim(
-        self, request: LeaseRequest, granted: int, contenders: int, keeps_until: int, group: str
+        self,
+        request: LeaseRequest,
+        granted: int,
+        contenders: int,
+        keeps_until: int,
+        group: str,
     ) -> None:
         """Keep the place of an expensive call that waits; delay the next one of a served process."""
-        if request.cost == 1:
-            return
-        now, claim = self.updated_at, self.claims.pop(request.process, None)
-        since = claim.since if claim else now
+        own, now = self.members[request.process], self.updated_at
+        is_waiting = granted < request.count
+        since = own.claim.since if own.claim is not None else now
         if granted:
             turns = granted * request.cost * contenders
             since = now + turns * self._longest_interval(request)
-        if granted < request.count:
-            self.claims[request.process] = Claim(
+        own.claim = None
+        if is_waiting or since > now:
+            own.claim = Claim(
                 since=since,
-                until=max(since, keeps_until),
+                until=max(since, keeps_until) if is_waiting else since,
                 priority=request.priority,
-                cost=request.cost,
+                cost=request.cost if is_waiting else 0,
                 groups=[group] if group else ["", *request.groups],
-            )
-        elif since > now:
-            self.claims[request.process] = Claim(
-                since=since, until=since, priority=request.priority, cost=0, groups=[]
             )
 
     def _claimed(self, request: LeaseRequest, now: int) -> dict[str, int]:
         """Return the slots of each group that *request* has to leave free for earlier claims."""
-        own = self.claims.get(request.process)
-        before = own.since if own else now + 1
+        own = self.members[request.process].claim
+        before = own.since if own is not None else now + 1
         claimed: dict[str, int] = {}
-        for process, claim in self.claims.items():
-            is_earlier = claim.since <= now and claim.since < before
-            if process != request.process and is_earlier and claim.priority <= request.priority:
+        for process, member in self.members.items():
+            claim = member.claim
+            if claim is None or process == request.process or claim.priority > request.priority:
+                continue
+            if claim.since <= now and claim.since < before:
                 for group in claim.groups:
                     claimed[group] = claimed.get(group, 0) + claim.cost
         return claimed
 
     def _applying(self, request: LeaseRequest) -> list[QuotaState]:
         """Return the quotas that apply to the calls that *request* asks for."""
-        return self._quotas_of(_groups_of(request, request.groups))
+        return self._in_force(*_groups_of(request, request.groups))
 
     def _longest_interval(self, request: LeaseRequest) -> int:
         return max((quota.spec.interval for quota in self._applying(request)), default=0)
@@ -533,15 +589,6 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             opening = self._next_opening(request, quotas, scores, claimed, now)
         return opens_in, opening
 
-    def _drop_waiting(self, process: str, now: int) -> None:
-        """Drop waiting processes whose time is over, and *process*, which this request renews."""
-        for waiting in (self.interactive, self.background):
-            for name in [name for name, until in waiting.items() if until <= now]:
-                del waiting[name]
-            waiting.pop(process, None)
-        for name in [name for name, claim in self.claims.items() if claim.until <= now]:
-            del self.claims[name]
-
     def _fair_count(self, request: LeaseRequest, contenders: int) -> int:
         """Return how many calls the process may send, so that *contenders* get as many slots."""
         most = request.count
@@ -561,7 +608,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         now: int,
     ) -> Opening:
         """Return when the next call of *request* may be sent."""
-        opening = Opening(max(now, self.spent_until, self.paused_until), False, "", "")
+        opening = Opening(max(now, self.spent_until, self.paused_until), False, None)
         for quota in quotas:
             spec = quota.spec
             if spec.calendar:
@@ -572,7 +619,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 score, slot = group[needed - spec.limit - 1]
                 if score + spec.period > opening.at:
                     may_open_sooner = not slot.startswith("a")
-                    opening = Opening(score + spec.period, may_open_sooner, spec.name, spec.group)
+                    opening = Opening(score + spec.period, may_open_sooner, spec)
             is_spaced = (
                 request.priority
                 and self.interactive_at + RULES.interactive_periods * spec.period > now
@@ -580,49 +627,40 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             burst = min(spec.burst, RULES.background_burst) if is_spaced else spec.burst
             earliest = quota.earliest(burst, request.cost, ahead)
             if earliest > opening.at:
-                opening = Opening(earliest, False, spec.name, spec.group)
+                opening = Opening(earliest, False, spec)
         return self._next_calendar_opening(request, quotas, opening, now)
 
     def _next_calendar_opening(
         self, request: LeaseRequest, quotas: list[QuotaState], opening: Opening, now: int
     ) -> Opening:
         """Return the first opening from *opening* on that the calendar quotas permit."""
-        calendar = [quota.spec for quota in quotas if quota.spec.calendar]
+        calendar = [quota for quota in quotas if quota.spec.calendar]
         is_open = False
         while not is_open:
             is_open = True
-            for spec in calendar:
-                at = self._calendar_opening(spec, request, opening.at, now)
+            for quota in calendar:
+                at = _calendar_opening(quota, request, opening.at, now)
                 if at > opening.at:
-                    opening, is_open = Opening(at, False, spec.name, spec.group), False
+                    opening, is_open = Opening(at, False, quota.spec), False
         return opening
 
-    def _calendar_opening(self, spec: QuotaSpec, request: LeaseRequest, at: int, now: int) -> int:
-        """Return when *spec* permits a call from *at* on; after a new window began, or close to it."""
-        used, offset, skew = self.used.get(spec.name, {}), request.wall - now, RULES.calendar_skew
-        full = [
-            start
-            for start in _windows(spec, request, at + offset)
-            if used.get(start, 0) + request.cost > spec.limit
-        ]
-        next_request = now + request.lease + 1  # which names the new window
-        if spec.start in full or spec.end in full:
-            return max(at, spec.end + skew - offset, next_request)
-        if spec.previous in full:
-            return max(at, spec.start + skew - offset)
-        return max(at, next_request) if at + offset >= spec.end else at
+
+def _calendar_opening(quota: QuotaState, request: LeaseRequest, at: int, now: int) -> int:
+    """Return when *quota* permits a call from *at* on; after a new window began, or close to it."""
+    spec, offset, skew = quota.spec, request.wall - now, RULES.calendar_skew
+    full = [
+        start
+        for start in quota.windows(request, at + offset)
+        if quota.used.get(start, 0) + request.cost > spec.limit
+    ]
+    next_request = now + request.lease + 1  # which names the new window
+    if spec.start in full or spec.next in full:
+        return max(at, spec.next + skew - offset, next_request)
+    if spec.previous in full:
+        return max(at, spec.start + skew - offset)
+    return max(at, next_request) if at + offset >= spec.next else at
 
 
 def _groups_of(request: LeaseRequest, groups: tuple[str, ...]) -> tuple[str, ...]:
     """Return "" and those of *groups* of which the process has quotas."""
     return ("", *(group for group in groups if group in request.logs))
-
-
-def _windows(spec: QuotaSpec, request: LeaseRequest, wall: int) -> list[int]:
-    """Return the starts of the windows in which a call sent at *wall* may arrive."""
-    windows = [spec.start]
-    if wall - RULES.calendar_skew < spec.start:
-        windows.append(spec.previous)
-    if wall + request.lease + request.grace + RULES.calendar_skew >= spec.end:
-        windows.append(spec.end)
-    return windows

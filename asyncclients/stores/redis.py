@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections import defaultdict
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -20,7 +20,7 @@ from asyncclients.stores.clock import SECOND
 from asyncclients.stores.config import StoreConfig, WhenDown
 from asyncclients.stores.control import ScopeLimits, scope_limits
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
-from asyncclients.stores.quota_log import RULES
+from asyncclients.stores.quota_log import RULES, QuotaLog
 from asyncclients.stores.redis_client import (
     Address,
     Script,
@@ -34,15 +34,10 @@ from asyncclients.stores.redis_client import (
 from asyncclients.stores.redis_tokens import RedisTokens
 from asyncclients.stores.session import SharedLimits
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 __all__ = ["RedisLimits", "RedisTokens"]
 
 _MAX_COMMANDS = 16
 """Commands in flight to one server at a time: with ten thousand scopes, the others wait."""
-_KEYS = ("state", "members", "interactive", "background", "log")
-_QUOTA = "quota:"
 _SCAN_COUNT = 1000
 _SCAN_TIMEOUT = 10.0
 """Seconds to find all scopes among the keys of a server."""
@@ -50,17 +45,19 @@ _KEEP = 86400.0
 """Seconds for which the state is kept after a change, if no process uses it."""
 _encode = msgspec.json.Encoder().encode
 _RULES = _encode(RULES)
+_decode_response = msgspec.msgpack.Decoder(LeaseResponse).decode
+_decode_state = msgspec.msgpack.Decoder(QuotaLog).decode
 
 
 def script_keys(prefix: str, scope: str, request: LeaseRequest) -> list[str]:
     """Return the keys of *scope* for *request*, in the order in which the script expects them."""
-    names = *_KEYS, *(f"log:{group}" for group in request.logs[1:])
+    names = "state", "log", *(f"log:{group}" for group in request.logs[1:])
     return [redis_key(prefix, scope, name) for name in names]
 
 
 def redis_key(prefix: str, scope: str, name: str) -> str:
     """Return the key *name* of *scope*."""
-    return f"{prefix}:v3:{{{scope}}}:{name}"
+    return f"{prefix}:v4:{{{scope}}}:{name}"
 
 
 def script_arguments(request: LeaseRequest) -> list[bytes]:
@@ -165,7 +162,11 @@ class RedisBackend:
         """Return all scopes in the store, see `ControlBackend`."""
         names = await with_timeout(self._address, self._scope_names, _SCAN_TIMEOUT)
         replies = await asyncio.gather(*map(self._control, names))
-        return [_scope_limits(name, *reply) for name, reply in zip(names, replies, strict=True)]
+        return [
+            scope_limits(name, _decode_state(state), int(time[0]) * SECOND + int(time[1]))
+            for name, (time, state) in zip(names, replies, strict=True)
+            if state is not None  # it has expired since
+        ]
 
     async def _scope_names(self) -> set[str]:
         pattern = redis_key(_escape(self._prefix), "*", "state")
@@ -181,7 +182,7 @@ class RedisBackend:
         await self._control(scope, field, value, vendor, round((keep + _KEEP) * 1000))
 
     async def _control(self, scope: str, *change: str | int) -> Any:
-        keys = [redis_key(self._prefix, scope, name) for name in ("state", "members")]
+        keys = [redis_key(self._prefix, scope, "state")]
         async with self._lanes[node_name(self._client, keys[0])].semaphore:
             return await with_timeout(
                 self._address, lambda: self._control_script.run(self._client, keys, change)
@@ -203,24 +204,6 @@ class RedisBackend:
         await close(self._client)
 
 
-def _scope_limits(
-    scope: str, time: Sequence[bytes], state: Sequence[bytes], members: Sequence[bytes]
-) -> ScopeLimits:
-    """Return what the server says of *scope*: its time, and the content of two of its hashes."""
-    texts = [text.decode() for text in state]
-    fields = dict(zip(texts[::2], texts[1::2], strict=True))
-    now = int(time[0]) * SECOND + int(time[1])
-    return scope_limits(
-        scope=scope,
-        vendor=fields.get("vendor", ""),
-        names=[name[len(_QUOTA) :] for name in fields if name.startswith(_QUOTA)],
-        processes=sum(int(member.split()[0]) > now for member in members[1::2]),
-        paused_for=max(0, int(fields.get("paused_until", "0")) - now),
-        pause=fields.get("operator_pause", ""),
-        quotas=fields.get("operator_quotas", ""),
-    )
-
-
 def _escape(text: str) -> str:
     """Return the pattern of SCAN that matches *text* literally."""
     return re.sub(r"([][*?^\\-])", r"\\\1", text)
@@ -233,13 +216,8 @@ def decode_reply(reply: Any) -> LeaseResponse:
         StoreUnavailableError: it is not a response.
     """
     try:
-        now, epoch, server, *rest, waits_for, quotas, pause, set_quotas, held = reply
-        fields = (
-            *(now, epoch.decode(), server.decode(), *rest, waits_for.decode()),
-            *([name.decode() for name in quotas], pause.decode(), set_quotas.decode(), held),
-        )
-        return msgspec.convert(fields, LeaseResponse)
-    except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
+        return _decode_response(reply)
+    except (msgspec.DecodeError, TypeError):
         raise StoreUnavailableError(
             "its reply is not a lease response", "Check that Redis or Valkey responds there"
         ) from None

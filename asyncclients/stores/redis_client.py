@@ -66,9 +66,9 @@ _MIN_VERSION = (6, 2)
 COMMANDS = (
     *("INFO", "EVALSHA", "EVAL", "TIME"),
     *("DEL", "EXISTS", "GET", "SET", "INCR", "PEXPIRE"),
-    *("HDEL", "HGET", "HGETALL", "HMGET", "HSET"),
+    *("HDEL", "HGET", "HMGET", "HSET"),
     *("SCAN", "PTTL"),
-    *("ZADD", "ZCARD", "ZCOUNT", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+    *("ZADD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """The commands in use, inside and outside of the scripts."""
 ACL_RIGHTS = (

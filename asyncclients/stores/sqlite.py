@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from asyncclients.arguments import check_type
 from asyncclients.core.events import logger
@@ -35,9 +34,6 @@ from asyncclients.stores.protocol import (
     LeaseRequest,
     LeaseResponse,
     StoreUnavailableError,
-    decode_pause,
-    decode_quotas,
-    quota_names,
 )
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import SharedLimits
@@ -46,21 +42,8 @@ T = TypeVar("T")
 
 _TIMEOUT = 0.5
 _KEEP = 600.0
-"""Seconds after which an unused log is deleted when the file is opened.
-
-A log with calendar quotas is kept for that long after their windows.
-"""
-_TABLES = {
-    "quota_log": "scope TEXT PRIMARY KEY, updated_at INTEGER, state BLOB",
-    "control": "scope TEXT PRIMARY KEY, vendor TEXT DEFAULT '', operator_pause TEXT DEFAULT '', "
-    "operator_quotas TEXT DEFAULT ''",
-}
-"""Name and columns of each table; `control` has what an operator has set, by the wall clock."""
-_CONTROL = "SELECT operator_pause, operator_quotas FROM control WHERE scope = ?"
-_SET = {
-    "operator_pause": "UPDATE control SET vendor = ?, operator_pause = ? WHERE scope = ?",
-    "operator_quotas": "UPDATE control SET vendor = ?, operator_quotas = ? WHERE scope = ?",
-}
+"""Seconds after which a log that is not needed is deleted when the file is opened."""
+_SAVE = "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(QuotaLog).decode
 
@@ -141,39 +124,24 @@ class SqliteBackend:
         self, connection: sqlite3.Connection, key: str, request: LeaseRequest
     ) -> LeaseResponse:
         now = micros(time.monotonic())
-        row = connection.execute("SELECT state FROM quota_log WHERE scope = ?", (key,)).fetchone()
-        log = self._read(key, row, request, now)
-        pause, quotas = connection.execute(_CONTROL, (key,)).fetchone() or ("", "")
-        held = max(0, micros(decode_pause(pause).until - time.time())) if pause else 0
-        names = quota_names(decode_quotas(quotas).quotas) if quotas else ()
-        response = log.apply(request, now, held=held, operator_quotas=frozenset(names))
-        if pause and not held:
-            pause = ""
-            connection.execute("UPDATE control SET operator_pause = '' WHERE scope = ?", (key,))
-        kept = now + log.calendar_ends_in(request)  # as if updated then
-        connection.execute(
-            "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, kept, _encode(log))
-        )
-        return replace(response, operator_pause=pause, operator_quotas=quotas)
-
-    def _read(
-        self, key: str, row: tuple[bytes] | None, request: LeaseRequest, now: int
-    ) -> QuotaLog:
-        """Return the log in *row*; if another version wrote it, its content is unknown."""
-        if row is None:
-            return QuotaLog()
         try:
-            return _decode(row[0])
-        except msgspec.DecodeError:
+            log = _load(connection, key)
+        except msgspec.DecodeError:  # another version wrote it: its content is unknown
             pause = request.recovery_hold + request.detection_time
+            log = QuotaLog(spent_until=now + pause)
+            self._warn(scope_name(request.vendor, key), pause)
+        response = log.apply(request, now, wall=micros(time.time()))
+        _save(connection, key, log, request.wall)
+        return response
+
+    def _warn(self, name: str, pause: int) -> None:
         if not self._has_warned:
             self._has_warned = True
             logger.warning(
                 "%s: limit store %s: another version of asyncclients wrote its log; the window "
                 "counts as spent, no calls for %g s. Run the same version in all processes",
-                *(scope_name(request.vendor, key), self._path, pause / SECOND),
+                *(name, self._path, pause / SECOND),
             )
-        return QuotaLog(spent_until=now + pause)
 
     def open(self) -> sqlite3.Connection:
         """Return the connection; a new one if the file was removed or replaced."""
@@ -213,11 +181,10 @@ class SqliteBackend:
             connection.execute("PRAGMA synchronous = FULL")  # it outlasts a power cut
             connection.execute("BEGIN IMMEDIATE")
             with connection:
-                connection.execute("INSERT OR IGNORE INTO control (scope) VALUES (?)", (scope,))
-                connection.execute(_SET[field], (vendor, value, scope))
-                connection.execute(
-                    "DELETE FROM control WHERE operator_pause = '' AND operator_quotas = ''"
-                )
+                log = _load(connection, scope)
+                log.vendor = vendor
+                setattr(log, field, value)
+                _save(connection, scope, log, micros(time.time()))
 
         await self._in_thread(change)
 
@@ -290,10 +257,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         # restarts with the host, and a log with a later time counts as spent.
         # https://sqlite.org/pragma.html#pragma_synchronous
         connection.execute("PRAGMA synchronous = NORMAL")
-        for name, columns in _TABLES.items():
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS quota_log "
+            "(scope TEXT PRIMARY KEY, needed_until INTEGER, state BLOB)"
+        )
         oldest = micros(time.monotonic() - _KEEP)
-        connection.execute("DELETE FROM quota_log WHERE updated_at < ?", (oldest,))
+        connection.execute("DELETE FROM quota_log WHERE needed_until < ?", (oldest,))
     except BaseException:
         connection.close()
         raise
@@ -302,31 +271,25 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    if {name for (name,) in tables} - _TABLES.keys():
+    if {name for (name,) in tables} - {"quota_log"}:
         raise _unusable(path, "belongs to another program")
 
 
+def _load(connection: sqlite3.Connection, scope: str) -> QuotaLog:
+    row = connection.execute("SELECT state FROM quota_log WHERE scope = ?", (scope,)).fetchone()
+    return QuotaLog() if row is None else _decode(row[0])
+
+
+def _save(connection: sqlite3.Connection, scope: str, log: QuotaLog, wall: int) -> None:
+    needed_until = micros(time.monotonic()) + log.needed_for(wall)
+    connection.execute(_SAVE, (scope, needed_until, _encode(log)))
+
+
 def _scopes(connection: sqlite3.Connection) -> list[ScopeLimits]:
-    now, logs = micros(time.monotonic()), dict[str, QuotaLog]()
+    now, found = micros(time.monotonic()), list[ScopeLimits]()
     for scope, state in connection.execute("SELECT scope, state FROM quota_log"):
         with suppress(msgspec.DecodeError):  # another version wrote it
-            logs[scope] = _decode(state)
-    controls = {row[0]: row[1:] for row in connection.execute("SELECT * FROM control")}
-    found: list[ScopeLimits] = []
-    for scope in logs.keys() | controls.keys():
-        log = logs.get(scope, QuotaLog())
-        vendor, pause, quotas = controls.get(scope, (log.vendor, "", ""))
-        found.append(
-            scope_limits(
-                scope=scope,
-                vendor=vendor,
-                names=log.configured,
-                processes=sum(member.until > now for member in log.members.values()),
-                paused_for=max(0, log.paused_until - now),
-                pause=pause,
-                quotas=quotas,
-            )
-        )
+            found.append(scope_limits(scope, _decode(state), now))
     return found
 
 

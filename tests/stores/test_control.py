@@ -25,17 +25,17 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores import FileLimits, LimitsControl, RedisLimits
 from asyncclients.stores.control import ScopeLimits, scope_limits
-from asyncclients.stores.protocol import (
-    LeaseRequest,
-    LeaseResponse,
-    QuotaSpec,
-    StoreUnavailableError,
-    quota_names,
-)
+from asyncclients.stores.protocol import LeaseRequest, QuotaSpec, StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.redis import redis_key
-from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
-from tests.support.valkey_server import command, connect
+from tests.support.shared_quota import (
+    EPOCH,
+    SharedQuotaSimulation,
+    most_in,
+    pause_text,
+    quotas_text,
+)
+from tests.support.valkey_server import command
 
 from .test_quota_log import (
     SECOND,
@@ -49,7 +49,9 @@ from .test_quota_log import (
 )
 
 FIVE = QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)
-SET = frozenset({FIVE.name})
+
+
+SET = quotas_text(Quota(5, 3.0))
 
 
 # --- The rules --------------------------------------------------------------------------
@@ -57,29 +59,31 @@ SET = frozenset({FIVE.name})
 
 def test_pause_of_an_operator_withholds_slots() -> None:
     """Nothing is granted in the pause, and a waiting process asks again within a second."""
-    log = QuotaLog()
-    held = log.apply(lease_request(count=1), START, held=60 * SECOND)
+    log = QuotaLog(operator_pause=pause_text(START / SECOND + 60))
+    held = log.apply(lease_request(count=1), START)
     assert (held.opens_in, held.retry_in, held.held) == ((), SECOND, 60 * SECOND)
-    assert log.apply(lease_request(count=1), START, held=SECOND // 2).retry_in == SECOND // 2
-    assert log.apply(lease_request(count=1), START).opens_in == (0,)
+    at = START + 59 * SECOND + SECOND // 2
+    assert log.apply(lease_request(count=1), at).retry_in == SECOND // 2
+    over = log.apply(lease_request(count=1), START + 60 * SECOND)
+    assert (over.opens_in, over.operator_pause) == ((0,), "")
 
 
 def test_set_quotas_are_required_of_a_process() -> None:
     """A process that does not obey the quotas that are set gets no slots, and asks again soon."""
-    log = QuotaLog()
+    log = QuotaLog(operator_quotas=SET)
     request = lease_request(count=1)
-    unaware = log.apply(request, START, operator_quotas=SET)
+    unaware = log.apply(request, START)
     assert (unaware.opens_in, unaware.retry_in) == ((), request.min_retry)
     aware = lease_request(count=5, operator_quotas=(FIVE,))
-    assert log.apply(aware, START, operator_quotas=SET).opens_in == (0, 0)
+    assert log.apply(aware, START).opens_in == (0, 0)
 
 
 def test_set_quotas_replace_the_configured_ones() -> None:
     """Only the quotas that are set limit, and the configured ones apply again at once."""
-    log = QuotaLog()
-    log.apply(lease_request(), START)
+    log = QuotaLog(operator_quotas=SET)
     aware = lease_request(operator_quotas=(FIVE,))
-    assert log.apply(aware, START, operator_quotas=SET).quotas == (FIVE.name,)
+    assert log.apply(aware, START).quotas == (FIVE.name,)
+    log.operator_quotas = ""
     assert log.apply(aware, START).quotas == (TWO.name,)
 
 
@@ -87,25 +91,29 @@ def test_set_quotas_leave_those_of_operations_and_calendars() -> None:
     """The quotas of some operations and of a day apply beside the ones that are set."""
     ops, daily = msgspec.structs.replace(TWO, group="ops"), calendar_spec(5, START, 60 * SECOND)
     request = lease_request(quotas=(TWO, ops, daily), operator_quotas=(FIVE,))
-    response = QuotaLog().apply(request, START, operator_quotas=SET)
+    response = QuotaLog(operator_quotas=SET).apply(request, START)
     assert response.quotas == tuple(sorted((FIVE.name, ops.name, daily.name)))
 
 
 def test_set_quotas_outlast_a_clock_that_is_set_back() -> None:
-    """The host restarts, and its clock with it: the quotas that are set still apply."""
-    log, request = QuotaLog(), lease_request(operator_quotas=(FIVE,))
-    log.apply(request, START, operator_quotas=SET)
-    assert log.apply(request, SECOND, operator_quotas=SET).quotas == (FIVE.name,)
+    """The host restarts, and its clock with it: what an operator has set still applies."""
+    pause = pause_text(START / SECOND + 60)
+    log, request = QuotaLog(operator_quotas=SET), lease_request(operator_quotas=(FIVE,))
+    log.apply(request, START, wall=START)
+    log.operator_pause = pause
+    response = log.apply(request, SECOND, wall=START)
+    assert (response.quotas, response.operator_pause) == ((FIVE.name,), pause)
 
 
 def test_log_keeps_slots_for_the_configured_quota() -> None:
     """A short quota is set and removed: the calls of the configured long period still count."""
-    log, long = QuotaLog(), QuotaSpec(limit=2, period=60 * SECOND, interval=1, burst=2.0)
+    long = QuotaSpec(limit=2, period=60 * SECOND, interval=1, burst=2.0)
+    log = QuotaLog(operator_quotas=quotas_text(Quota(2, 1.0)))
     granted = lease_request(count=2, quotas=(long,), operator_quotas=(TWO,))
-    names = frozenset({TWO.name})
-    assert len(log.apply(granted, START, operator_quotas=names).opens_in) == 2
+    assert len(log.apply(granted, START).opens_in) == 2
     at = START + 10 * SECOND
-    log.apply(lease_request(quotas=(long,), operator_quotas=(TWO,)), at, operator_quotas=names)
+    log.apply(lease_request(quotas=(long,), operator_quotas=(TWO,)), at)
+    log.operator_quotas = ""
     assert log.apply(lease_request(count=1, first=3, quotas=(long,)), at).opens_in == ()
 
 
@@ -113,39 +121,26 @@ def test_log_keeps_slots_for_the_configured_quota() -> None:
 def test_script_and_quota_log_agree_on_control(url: str, seed: int) -> None:
     """Random histories with pauses and quotas set: Lua and Python give equal responses."""
     random, log, lua = Random(seed), QuotaLog(), Lua(url)
-    state = redis_key("t", "s", "state")
-    pause: OperatorPause | None = None
     quotas: tuple[Quota, ...] = ()
     specs = {5: FIVE, 2: TWO}
-    with connect(url) as client:
-        for request, now in random_requests(random, 250):
-            if rarely(random, True, False):
-                at = now / SECOND
-                pause = OperatorPause(at=at, until=at + random.choice([0.3, 2.0, 5.0]), by="ann")
-                client.hset(state, "operator_pause", msgspec.json.encode(pause))
-            if random.random() < 0.1:
-                two, five = Quota(2, 1.0), Quota(5, 3.0)
-                quotas = random.choice([(), (five,), (two,), (two, five)])
-                text = msgspec.json.encode(OperatorQuotas(at=0.0, by="ann", quotas=quotas))
-                client.hset(state, "operator_quotas", text) if quotas else client.hdel(
-                    state, "operator_quotas"
-                )
-            obeyed = quotas if random.random() < 0.8 else (Quota(5, 3.0),)
-            request = msgspec.structs.replace(
-                request,
-                vendor="intouch",
-                operator_quotas=tuple(specs[quota.limit] for quota in obeyed),
-            )
-            held = max(0, round(pause.until * SECOND) - now) if pause else 0
-            pause = pause if held else None
-            names = frozenset(quota_names(quotas))
-            said = log.apply(request, now, held=held, operator_quotas=names)
-            assert without_text(lua.apply(request, now)) == said
+    for request, now in random_requests(random, 250):
+        if rarely(random, True, False):
+            log.operator_pause = pause_text(now / SECOND + random.choice([0.3, 2.0, 5.0]))
+            lua.set_control("operator_pause", log.operator_pause)
+        if random.random() < 0.1:
+            two, five = Quota(2, 1.0), Quota(5, 3.0)
+            quotas = random.choice([(), (five,), (two,), (two, five)])
+            log.operator_quotas = quotas_text(*quotas)
+            lua.set_control("operator_quotas", log.operator_quotas)
+        obeyed = quotas if random.random() < 0.8 else (Quota(5, 3.0),)
+        request = msgspec.structs.replace(
+            request,
+            vendor="intouch",
+            operator_quotas=tuple(specs[quota.limit] for quota in obeyed),
+        )
+        assert lua.apply(request, now) == log.apply(request, now)
+        assert lua.log() == log
     lua.close()
-
-
-def without_text(response: LeaseResponse) -> LeaseResponse:
-    return msgspec.structs.replace(response, operator_pause="", operator_quotas="")
 
 
 # --- Processes at work ------------------------------------------------------------------
@@ -585,20 +580,18 @@ async def test_redis_keeps_a_long_pause(url: str) -> None:
     assert int(str(left)) > 3 * 86_400_000
 
 
-async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
-    """The log of a scope that nobody uses is deleted; its pause and its vendor's name stay."""
+async def test_file_keeps_a_pause_that_nobody_asks_for(tmp_path: Path) -> None:
+    """A scope that nobody uses for an hour keeps its vendor's name and its pause of a day."""
     path = tmp_path / "limits.db"
     control = LimitsControl(FileLimits(path), by="ann")
     await report(FileLimits(path), {"scope": lease_request(vendor="intouch")})
-    await control.pause("intouch", 60)
-    with sqlite3.connect(path) as connection:
-        connection.execute("DELETE FROM quota_log")
-    connection.close()
-    (shown,) = await control.show()
-    assert (shown.vendor, shown.processes) == ("intouch", 0)
-    assert shown.operator_pause is not None
-    assert await control.resume("intouch") == ()
-    assert await control.show() == ()
+    age = "UPDATE quota_log SET needed_until = needed_until - 3600 * 1000000"
+    for change, is_kept in ((control.pause("intouch", 86_400), 1), (control.resume("intouch"), 0)):
+        assert len(await change) == 1
+        with sqlite3.connect(path) as connection:
+            connection.execute(age)
+        connection.close()
+        assert [each.vendor for each in await control.show()] == ["intouch"] * is_kept
 
 
 class _Busy:
@@ -608,7 +601,7 @@ class _Busy:
 
     def __init__(self, misses: int) -> None:
         self.misses, self.opened, self.closed = misses, 0, 0
-        self.found = [scope_limits(scope="a1", vendor="emma")]
+        self.found = [scope_limits("a1", QuotaLog(vendor="emma"), 0)]
 
     def backend(self) -> _Busy:
         self.opened += 1
@@ -631,11 +624,9 @@ async def test_longest_pause_that_has_not_ended_is_shown() -> None:
     store = _Busy(misses=0)
     store.found = [
         scope_limits(
-            scope=f"a{number}",
-            paused_for=vendor,
-            pause=msgspec.json.encode(
-                OperatorPause(at=at - 100, until=at + operator, by="ann")
-            ).decode(),
+            f"a{number}",
+            QuotaLog(paused_until=vendor, operator_pause=pause_text(at + operator)),
+            0,
         )
         for number, (vendor, operator) in enumerate(rows)
     ]

@@ -77,7 +77,7 @@ class World:
             process=process.name,
             wall=wall,
             quotas=tuple(
-                msgspec.structs.replace(spec, previous=previous, start=start, end=end)
+                msgspec.structs.replace(spec, previous=previous, start=start, next=end)
                 if spec.calendar
                 else spec
                 for spec in self.quotas
@@ -196,7 +196,7 @@ DAILY = calendar_spec(5, START, DAY)
 
 def used(log: QuotaLog, quota: QuotaSpec) -> int:
     """Return the units of *quota* that are used in its current window."""
-    return log.used[quota.name].get(quota.start, 0)
+    return log.quotas[quota.name].used.get(quota.start, 0)
 
 
 def at_wall(wall: int, **changes: object) -> LeaseRequest:
@@ -246,8 +246,8 @@ def test_quota_of_a_group_limits_the_calls_of_the_group() -> None:
     [
         (DAILY.start + SECOND - 1, {DAILY.previous, DAILY.start}),
         (DAILY.start + SECOND, {DAILY.start}),
-        (DAILY.end - SECOND - LEASE - GRACE - 1, {DAILY.start}),
-        (DAILY.end - SECOND - LEASE - GRACE, {DAILY.start, DAILY.end}),
+        (DAILY.next - SECOND - LEASE - GRACE - 1, {DAILY.start}),
+        (DAILY.next - SECOND - LEASE - GRACE, {DAILY.start, DAILY.next}),
     ],
     ids=["just after", "after", "before", "just before"],
 )
@@ -255,7 +255,7 @@ def test_call_near_a_boundary_counts_in_both_windows(wall: int, windows: set[int
     """A call counts in each window in which it may arrive, by clocks that differ by a second."""
     log = QuotaLog()
     assert log.apply(at_wall(wall), START).opens_in == (0,)
-    used = log.used[DAILY.name]
+    used = log.quotas[DAILY.name].used
     assert {start for start, units in used.items() if units} == windows
 
 
@@ -263,11 +263,11 @@ def test_calendar_quota_opens_when_all_clocks_have_passed_the_boundary() -> None
     """A used-up day ends a second after midnight, also for a process that asks just after it."""
     log = QuotaLog()
     spent = (msgspec.structs.replace(DAILY, used=5),)
-    wall = DAILY.end - 10 * SECOND
+    wall = DAILY.next - 10 * SECOND
     request = msgspec.structs.replace(at_wall(wall), quotas=spent)
     assert log.apply(request, START).retry_in == 11 * SECOND - LEASE
-    after = calendar_spec(5, DAILY.end, DAY)
-    request = lease_request(quotas=(after,), wall=DAILY.end + 1, count=1)
+    after = calendar_spec(5, DAILY.next, DAY)
+    request = lease_request(quotas=(after,), wall=DAILY.next + 1, count=1)
     assert log.apply(request, START + 10 * SECOND).retry_in == SECOND - 1 - LEASE
 
 
@@ -290,12 +290,12 @@ def test_calls_sent_in_an_outage_count_once_in_the_calendar() -> None:
 
 def test_call_under_way_at_a_boundary_counts_in_the_new_window() -> None:
     """A call without a response may arrive after midnight; it counts once, also if a clock is late."""
-    log, today = QuotaLog(), calendar_spec(5, DAILY.end, DAY)
-    log.apply(at_wall(DAILY.end - 10 * SECOND), START)
-    late = at_wall(DAILY.end - 5 * SECOND, in_flight=((1, 0),), process="a", first=2)
+    log, today = QuotaLog(), calendar_spec(5, DAILY.next, DAY)
+    log.apply(at_wall(DAILY.next - 10 * SECOND), START)
+    late = at_wall(DAILY.next - 5 * SECOND, in_flight=((1, 0),), process="a", first=2)
     log.apply(msgspec.structs.replace(late, count=0), START + 5 * SECOND)
-    request = lease_request(quotas=(today,), wall=DAILY.end + SECOND, process="b")
-    yesterday = lease_request(quotas=(DAILY,), wall=DAILY.end - 1, process="c")
+    request = lease_request(quotas=(today,), wall=DAILY.next + SECOND, process="b")
+    yesterday = lease_request(quotas=(DAILY,), wall=DAILY.next - 1, process="c")
     for each in (request, yesterday, request):
         log.apply(each, START + 11 * SECOND)
         assert used(log, DAILY) == used(log, today) == 1
@@ -356,7 +356,7 @@ def test_quota_spent_before_the_first_request_is_spent_for_all() -> None:
     response = log.apply(lease_request(process="b", quotas=(quota,), count=1), START)
     assert response.opens_in == ()
     assert response.waits_for == quota.name
-    at = quota.end + SECOND
+    at = quota.next + SECOND
     later = calendar_spec(9, at, 6 * SECOND)
     request = lease_request(process="b", quotas=(later,), wall=at, count=1, first=2)
     assert log.apply(request, at).opens_in == (0,)

@@ -356,15 +356,22 @@ class Lua:
         arguments: list[bytes | int | str] = [*script_arguments(request), now, server]
         return decode_reply(self._script(keys=script_keys("t", "s", request), args=arguments))
 
-    def used(self) -> dict[str, dict[int, int]]:
-        """Return what the script has counted of each calendar quota, as in `QuotaLog.used`."""
-        state: dict[bytes, bytes] = self._client.hgetall(script_keys("t", "s", QUIET)[0])
-        numbers = {
-            name.decode().removeprefix("used:"): [*map(int, text.split())]
-            for name, text in state.items()
-            if name.startswith(b"used:")
-        }
-        return {name: dict(zip(n[::2], n[1::2], strict=True)) for name, n in numbers.items()}
+    def set_control(self, field: str, value: str) -> None:
+        """Set what an operator wants."""
+        key, script = "t:v4:{s}:state", load_script("control.lua")
+        self._client.eval(script, 1, key, field, value, "intouch", 60_000)
+
+    def log(self) -> QuotaLog:
+        """Return what the server has of the scope."""
+        client: Any = self._client
+        state = client.get("t:v4:{s}:state")
+        log = msgspec.msgpack.decode(state, type=QuotaLog)
+        log.log = {"": {}} | {quota.spec.group: {} for quota in log.quotas.values()}
+        for group in msgspec.msgpack.decode(state)["groups"]:
+            key = f"t:v4:{{s}}:log{group and ':'}{group}"
+            slots = client.zrange(key, 0, -1, withscores=True)
+            log.log[group] = {slot.decode(): int(at) for slot, at in slots}
+        return log
 
     def close(self) -> None:
         self._client.close()
@@ -393,7 +400,7 @@ def calendar_spec(
         calendar="hour:UTC",
         previous=start - length,
         start=start,
-        end=start + length,
+        next=start + length,
         used=used,
     )
 
@@ -485,5 +492,5 @@ def test_script_and_quota_log_agree(url: str, seed: int) -> None:
     for request, now in random_requests(random, 300):
         server = random.choice([server] * 9 + ["s1", "s2", ""])
         assert lua.apply(request, now, server) == log.apply(request, now, server=server)
-        assert lua.used() == log.used
+        assert lua.log() == log
     lua.close()

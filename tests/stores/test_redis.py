@@ -383,7 +383,7 @@ async def test_redis_keys_expire_and_contain_no_credential(url: str) -> None:
 def test_keys_of_a_scope_share_one_hash_tag() -> None:
     """The hash tag is the scope, whatever the prefix."""
     names = script_keys("my{odd", "0123abcd", QUIET)
-    assert len(names) == len(set(names)) == 5
+    assert len(names) == len(set(names)) == 2
     assert all("{0123abcd}" in name for name in script_keys("plain", "0123abcd", QUIET))
 
 

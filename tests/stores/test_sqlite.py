@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -17,12 +18,12 @@ import pytest
 from msgspec.structs import replace
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
-from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.sqlite import SqliteBackend, explain
+from tests.support.shared_quota import pause_text, quotas_text
 
 from .test_quota_log import SECOND, START, calendar_spec, lease_request
 
@@ -66,7 +67,7 @@ async def test_limit_file_is_synchronised_with_the_disk(tmp_path: Path) -> None:
     backend = SqliteBackend(tmp_path / "limits.db")
     await backend.apply("s", lease_request())
     assert backend.open().execute("PRAGMA synchronous").fetchone() == (1,)
-    await backend.set_control("s", "intouch", "operator_pause", "{}", 60.0)
+    await backend.set_control("s", "intouch", "operator_pause", pause_text(time.time() + 60), 60.0)
     assert backend.open().execute("PRAGMA synchronous").fetchone() == (2,)
     await backend.aclose()
 
@@ -89,8 +90,7 @@ async def test_file_is_asked_by_many_processes_at_once(tmp_path: Path) -> None:
 async def test_file_holds_processes_to_the_quotas_that_are_set(tmp_path: Path) -> None:
     """A process that does not obey the quotas of an operator yet gets no slots."""
     backend = SqliteBackend(tmp_path / "limits.db")
-    quotas = OperatorQuotas(at=0.0, by="ann", quotas=(Quota(5, 3.0),))
-    text = msgspec.json.encode(quotas).decode()
+    text = quotas_text(Quota(5, 3.0))
     await backend.set_control("s", "intouch", "operator_quotas", text, 60.0)
     response = await backend.apply("s", lease_request(count=1))
     assert (response.opens_in, response.operator_quotas) == ((), text)
@@ -100,8 +100,7 @@ async def test_file_holds_processes_to_the_quotas_that_are_set(tmp_path: Path) -
 async def test_file_forgets_a_pause_that_has_ended(tmp_path: Path) -> None:
     """The first request after the end of a pause removes it from the file."""
     backend = SqliteBackend(tmp_path / "limits.db")
-    pause = msgspec.json.encode(OperatorPause(at=0.0, until=1.0, by="ann")).decode()
-    await backend.set_control("s", "intouch", "operator_pause", pause, 60.0)
+    await backend.set_control("s", "intouch", "operator_pause", pause_text(1.0), 60.0)
     assert (await backend.apply("s", lease_request(count=1))).opens_in == (0,)
     (scope,) = await backend.scopes()
     assert scope.operator_pause is None
@@ -189,7 +188,7 @@ async def test_old_logs_are_deleted(tmp_path: Path) -> None:
     await backend.apply("old", lease_request())
     await backend.aclose()
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE quota_log SET updated_at = updated_at - ?", (3600 * SECOND,))
+        connection.execute("UPDATE quota_log SET needed_until = needed_until - ?", (3600 * SECOND,))
     connection.close()
     again = SqliteBackend(path)
     await again.apply("new", lease_request())
@@ -209,7 +208,9 @@ async def test_calendar_log_is_kept_until_its_window_ends(tmp_path: Path) -> Non
         response = await backend.apply("scope", replace(request, first=first, count=count))
         await backend.aclose()
         with sqlite3.connect(path) as connection:
-            connection.execute("UPDATE quota_log SET updated_at = updated_at - ?", (3600 * SECOND,))
+            connection.execute(
+                "UPDATE quota_log SET needed_until = needed_until - ?", (3600 * SECOND,)
+            )
         connection.close()
     assert len(response.opens_in) == 4
 

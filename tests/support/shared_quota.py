@@ -11,7 +11,7 @@ from msgspec import json
 from msgspec.structs import replace
 
 from asyncclients.errors import ClientClosedError
-from asyncclients.ratelimit.control import Control
+from asyncclients.ratelimit.control import Control, OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota
@@ -22,7 +22,6 @@ from asyncclients.stores.protocol import (
     LeaseRequest,
     LeaseResponse,
     StoreUnavailableError,
-    quota_names,
 )
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import StoreSession
@@ -81,19 +80,11 @@ class MemoryStore:
         return response
 
     def _apply(self, key: str, request: LeaseRequest, now: int) -> LeaseResponse:
+        log = self.logs.setdefault(key, QuotaLog())
         pause, quotas = self.control.pause, self.control.quotas
-        response = self.logs.setdefault(key, QuotaLog()).apply(
-            request,
-            now,
-            server=self.server,
-            held=max(0, round(pause.until * 1e6) - now) if pause else 0,
-            operator_quotas=frozenset(quota_names(self.control.set_quotas)),
-        )
-        return replace(
-            response,
-            operator_pause=json.encode(pause).decode() if response.held else "",
-            operator_quotas=json.encode(quotas).decode() if quotas else "",
-        )
+        log.operator_pause = json.encode(pause).decode() if pause else ""
+        log.operator_quotas = json.encode(quotas).decode() if quotas else ""
+        return log.apply(request, now, server=self.server)
 
     async def aclose(self) -> None:
         pass
@@ -101,6 +92,17 @@ class MemoryStore:
 
 CONFIG = StoreConfig(process="a", display_name="memory")
 """The configuration of a pool on a store in memory."""
+
+
+def pause_text(until: float) -> str:
+    """Return a pause until *until*, in seconds since 1970, as a store has it."""
+    return json.encode(OperatorPause(at=until - 100, until=until, by="ann")).decode()
+
+
+def quotas_text(*quotas: Quota) -> str:
+    """Return *quotas* that are set, as a store has them."""
+    found = OperatorQuotas(at=0.0, by="ann", quotas=quotas)
+    return json.encode(found).decode() if quotas else ""
 
 
 class MemoryLimits:
