@@ -9,11 +9,12 @@ from __future__ import annotations
 from . import faults
 from .faults import cut, delay, drop, hang, html, redirect, status
 from .sandbox import Sandbox
-from .server import Arrival, Summary
+from .server import Summary
+from .vendor import SandboxRequest
 
 __all__ = [
-    "Arrival",
     "Sandbox",
+    "SandboxRequest",
     "Summary",
     "cut",
     "delay",

@@ -21,10 +21,10 @@ from .emma import Emma
 from .faults import Fault, Match, named
 from .intempt import Intempt
 from .intouch import Intouch
-from .server import Arrival, QuotaSpec, Summary, VendorServer
+from .server import QuotaSpec, Summary, VendorServer
 from .storage import Storage
 from .totango import Totango
-from .vendor import Vendor
+from .vendor import SandboxRequest, Vendor
 
 VendorName: TypeAlias = Literal[
     "intouch", "totango", "intempt", "emma", "digital_onboarding", "storage"
@@ -122,7 +122,7 @@ class Sandbox:
         secret = issuer.issue()
         return secret | {f"{vendor.upper()}_BASE_URL": issuer.url} if secret else {}
 
-    def requests(self, vendor: VendorName) -> tuple[Arrival, ...]:
+    def requests(self, vendor: VendorName) -> tuple[SandboxRequest, ...]:
         """Return the last *history* requests to *vendor*, in the order of their responses."""
         return tuple(self._vendors[vendor].recent)
 

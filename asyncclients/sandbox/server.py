@@ -22,7 +22,6 @@ from datetime import datetime
 from typing import TypeAlias
 
 from aiohttp import web
-from multidict import CIMultiDictProxy
 
 from .faults import Fault, Faults
 from .limits import Rules, ServerLimit
@@ -34,41 +33,14 @@ QuotaSpec: TypeAlias = tuple[float, float] | Callable[[], ServerLimit]
 BODY_LIMIT = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """One request in the log.
-
-    `at` is the loop time at which its head arrived, and `body` its first 64 KiB. `status` is
-    None if the connection was dropped or left open. `rejected` is True if the rate limit rejected
-    it. `credential` is the key, token owner or account that it counted against, empty if none.
-    Nothing is redacted: a sandbox only has credentials that it created.
-    """
-
-    vendor: str
-    at: float
-    method: str
-    path: str
-    query: tuple[tuple[str, str], ...]
-    headers: CIMultiDictProxy[str]
-    body: bytes
-    credential: str
-    status: int | None
-    rejected: bool
-
-    @property
-    def accepted(self) -> bool:
-        """True if the rate limit accepted it."""
-        return not self.rejected
-
-
 class Summary:
     """Exact counts of all requests to one vendor so far, by status as well.
 
     `first_at` and `last_at` are loop times of arrivals, None without any.
     """
 
-    def __init__(self, vendor: str, quota: tuple[float, float] | None) -> None:
-        self.vendor, self._quota = vendor, quota
+    def __init__(self, quota: tuple[float, float] | None) -> None:
+        self._quota = quota
         self.rejected = 0
         self.by_status: Counter[int | None] = Counter()
         self.first_at: float | None = None
@@ -94,15 +66,15 @@ class Summary:
         allowed = limit * (1 + (self.last_at - self.first_at) / period)
         return self._accepted / (allowed * max(1, len(self._credentials)))
 
-    def add(self, arrival: Arrival) -> None:
-        """Count *arrival*."""
-        self.rejected += arrival.rejected
-        self.by_status[arrival.status] += 1
-        if arrival.credential:
-            self._credentials.add(arrival.credential)
-            self._accepted += arrival.accepted
-        self.first_at = arrival.at if self.first_at is None else min(self.first_at, arrival.at)
-        self.last_at = arrival.at if self.last_at is None else max(self.last_at, arrival.at)
+    def add(self, request: SandboxRequest) -> None:
+        """Count *request*."""
+        self.rejected += request.rejected
+        self.by_status[request.status] += 1
+        if request.credential:
+            self._credentials.add(request.credential)
+            self._accepted += not request.rejected
+        self.first_at = request.at if self.first_at is None else min(self.first_at, request.at)
+        self.last_at = request.at if self.last_at is None else max(self.last_at, request.at)
 
 
 @dataclass(slots=True)
@@ -111,7 +83,6 @@ class _Exchange:
 
     call: SandboxRequest
     limit: ServerLimit | None = None
-    is_over_limit: bool = False
     fault: Fault | None = None
     reply: Reply | None = None
 
@@ -129,14 +100,14 @@ class VendorServer:
         latency: tuple[float, float],
     ) -> None:
         self.vendor = vendor
-        self.recent: deque[Arrival] = deque(maxlen=history)
+        self.recent: deque[SandboxRequest] = deque(maxlen=history)
         self.faults = Faults()
         self.closing = asyncio.Event()
         self._quota = quota
         if callable(quota):
             model = quota()
             quota = model.limit, model.period
-        self.summary = Summary(vendor.name, quota)
+        self.summary = Summary(quota)
         self._limits: dict[str, ServerLimit] = {}
         self._wall = wall
         self._latency = latency
@@ -187,7 +158,7 @@ class VendorServer:
         limit = self._limit_of(call)
         if limit is None or limit.admit(now):
             return _Exchange(call, limit)
-        return _Exchange(call, limit, is_over_limit=True, reply=self.vendor.over_limit())
+        return _Exchange(replace(call, rejected=True), limit, reply=self.vendor.over_limit())
 
     def _limit_of(self, call: SandboxRequest) -> ServerLimit | None:
         quota, credential = self._quota, call.credential
@@ -209,27 +180,16 @@ class VendorServer:
             if fault and (fault.reply or fault.kind in {"drop", "hang"}):
                 exchange.reply = fault.reply
         if exchange.reply and limit:
-            headers = self.vendor.limit_headers(limit, call.at, rejected=exchange.is_over_limit)
+            headers = self.vendor.limit_headers(limit, call.at, rejected=call.rejected)
             headers = {**headers, **exchange.reply.headers}
             exchange.reply = replace(exchange.reply, headers=headers)
         self._record(exchange, exchange.reply.status if exchange.reply else None)
 
     def _record(self, exchange: _Exchange, status: int | None) -> None:
         call = exchange.call
-        arrival = Arrival(
-            vendor=self.vendor.name,
-            at=call.at,
-            method=call.method,
-            path=call.path,
-            query=tuple(call.query.items()),
-            headers=call.headers,
-            body=call.body[:BODY_LIMIT],
-            credential=call.credential,
-            status=status,
-            rejected=exchange.is_over_limit,
-        )
-        self.recent.append(arrival)
-        self.summary.add(arrival)
+        call = replace(call, body=call.body[:BODY_LIMIT], status=status)
+        self.recent.append(call)
+        self.summary.add(call)
 
 
 async def _send(request: web.BaseRequest, exchange: _Exchange) -> web.StreamResponse:

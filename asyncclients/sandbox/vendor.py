@@ -30,10 +30,16 @@ Row: TypeAlias = dict[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxRequest:
-    """A request with a checked credential and its body.
+    """A request to a mock vendor.
 
-    `at` is the loop time of its arrival, `time` the same instant on the vendor's wall clock.
-    `segments` are the decoded parts of the path, `ids` those at the route's placeholders.
+    `at` is the loop time at which its head arrived, `time` the same instant on the vendor's wall
+    clock. `credential` is the key, token owner or account that it counted against, empty if none.
+    `rejected` is True if the rate limit rejected it. `segments` are the decoded parts of the path,
+    `ids` those at the placeholders of the vendor's route.
+
+    In the log of requests, `body` is its first 64 KiB, and `status` that of the response, None if
+    the connection was dropped or left open. Nothing is redacted: a sandbox only has credentials
+    that it created.
     """
 
     method: str
@@ -45,6 +51,8 @@ class SandboxRequest:
     time: datetime
     body: bytes = b""
     credential: str = ""
+    rejected: bool = False
+    status: int | None = None
     ids: tuple[str, ...] = ()
 
     @property

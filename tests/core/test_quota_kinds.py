@@ -14,7 +14,7 @@ from asyncclients import IntouchClient, Priority, Quota, SessionPool
 from asyncclients.core.endpoint import Endpoint
 from asyncclients.errors import ConfigurationError, DeadlineExceededError
 from asyncclients.ratelimit.timer import wall_clock
-from asyncclients.sandbox import Arrival, Sandbox
+from asyncclients.sandbox import Sandbox, SandboxRequest
 from asyncclients.sandbox.limits import Rules, ServerLimit, SlidingLog
 from asyncclients.vendors.intouch.vendor import INTOUCH
 from tests.support.calendar_window import CalendarWindow
@@ -43,7 +43,7 @@ async def make(calls: int, call: Callable[[], Any]) -> None:
     await asyncio.gather(*(call() for _ in range(calls)))
 
 
-def arrivals(sandbox: Sandbox, text: str = "") -> list[Arrival]:
+def arrivals(sandbox: Sandbox, text: str = "") -> list[SandboxRequest]:
     return [each for each in sandbox.requests("intouch") if text in f"{each.method} {each.path}"]
 
 

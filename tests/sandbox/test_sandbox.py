@@ -110,10 +110,10 @@ async def test_requests_are_recorded(sandbox: Sandbox, connect: Open) -> None:
         assert response.status == 201
     (arrival,) = sandbox.requests("intouch")
     assert (arrival.method, arrival.path) == ("POST", "/public/v1/tags")
-    assert arrival.query == (("a", "1"), ("a", "2"))
+    assert [*arrival.query.items()] == [("a", "1"), ("a", "2")]
     assert arrival.body == b'{"name": "x"}'
     assert arrival.headers["x-api-key"] == arrival.credential == sandbox.environ["INTOUCH_API_KEY"]
-    assert (arrival.status, arrival.rejected, arrival.accepted) == (201, False, True)
+    assert (arrival.status, arrival.rejected) == (201, False)
 
 
 @pytest.mark.virtual_time

@@ -195,6 +195,6 @@ async def test_token_request_follows_oauth(sandbox: Sandbox, pool: SessionPool) 
     await CALLS["digital_onboarding"]["templates.list"](client, None)
     token, _ = sandbox.requests("digital_onboarding")
     assert (token.method, token.path, token.status) == ("POST", "/oauth2/token", 200)
-    assert (token.query, token.body) == ((), b"grant_type=client_credentials")
+    assert (len(token.query), token.body) == (0, b"grant_type=client_credentials")
     assert token.headers["Content-Type"] == "application/x-www-form-urlencoded"
     assert token.headers["Authorization"].startswith("Basic ")

@@ -46,10 +46,11 @@ class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
 def read_record(sandbox: Sandbox, vendor: VendorName, quota: Quota, now: float) -> DemoResult:
     """Return the figures of *vendor* at the loop time *now*, without those of its rows."""
     arrivals = sandbox.requests(vendor)
-    counted = [each.at for each in arrivals if each.credential and each.accepted]
+    counted = [each.at for each in arrivals if each.credential and not each.rejected]
     seconds = max(counted) - min(counted) if counted else 0.0
     web = [(float(each.headers[ASKED_AT]), each) for each in arrivals if ASKED_AT in each.headers]
-    asked, accepted_at = {at for at, _ in web}, {at: each.at for at, each in web if each.accepted}
+    asked = {at for at, _ in web}
+    accepted_at = {at: each.at for at, each in web if not each.rejected}
     waits = [accepted_at.get(at, now) - at for at in asked] or [0.0]
     return DemoResult(
         vendor=vendor,
@@ -82,6 +83,6 @@ def pages_served(sandbox: Sandbox) -> int:
         {
             dict(each.query).get("page", "1")
             for each in sandbox.requests("intouch")
-            if each.accepted and each.path.endswith("/contacts")
+            if not each.rejected and each.path.endswith("/contacts")
         }
     )

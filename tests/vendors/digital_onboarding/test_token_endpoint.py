@@ -226,9 +226,9 @@ async def test_token_request_matches_the_manual(
     """The request is a POST with a form and HTTP Basic, and has no query."""
     await client.templates.list()
     request = next(a for a in sandbox.requests(DO) if a.path == TOKEN)
-    assert (request.method, request.query, request.body) == (
+    assert (request.method, [*request.query], request.body) == (
         "POST",
-        (),
+        [],
         b"grant_type=client_credentials",
     )
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"

@@ -148,5 +148,5 @@ async def test_key_is_sent_in_its_header_only(sandbox: Sandbox, pool: SessionPoo
     key = sandbox.environ["INTEMPT_API_KEY"]
     for arrival in (*sandbox.requests("intempt"), *sandbox.requests("storage")):
         named = [name for name, value in arrival.headers.items() if key in value]
-        assert named == (["Authorization"] if arrival.vendor == "intempt" else [])
+        assert named == (["Authorization"] if arrival.credential else [])
         assert key not in f"{arrival.path}{arrival.query}{arrival.body!r}"
