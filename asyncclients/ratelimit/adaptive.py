@@ -3,23 +3,16 @@
 docs/theory-of-limits.md explains the rules and has the figures.
 
 A server counts a call when it *arrives*, between the send and the response. The bounds of that
-instant, from the safest to the most optimistic:
+instant, from the safest to the most optimistic, are *response*, *response − minimum RTT*,
+*send + slack*, and *the send*: after many accepted calls `bound_relaxation` moves the bounds
+there, and spaces the calls evenly. A rejection in that state is attributed to it alone: it is
+reset, and the next attempt waits for twice as many calls. `margin_factor` widens the margins of
+the second and the third bound.
 
-* *response*: always true.
-* *response − minimum RTT*: no response travels back faster than the shortest round trip ever
-  measured, so the next call cannot overtake this one by more than the rest.
-* *send + slack*: for a vendor that works long and for varying times. The time to the server is
-  assumed to vary by at most `SLACK`, so a slot may become free while its call is in flight.
-* *the send*: after many accepted calls `bound_relaxation` moves the bounds there, and spaces the
-  calls evenly. A rejection in that state is attributed to it alone: it is reset, and the next
-  attempt waits for twice as many calls.
-
-`margin_factor` widens the margins of the second and the third bound.
-
-A rejection (429) concerns the quota, not only the call that received it. It pauses the scope: as
-long as the vendor asked, else for one slot interval, doubled for each further consecutive
-rejection. From the second one on, calls are sent one at a time until one is accepted (`probing`).
-And it is attributed to a cause, whose correction fades as calls are accepted:
+A rejection (429) pauses the scope: as long as the vendor asked, else for one slot interval,
+doubled for each further consecutive rejection. From the second one on, calls are sent one at a
+time until one is accepted (`probing`). And it is attributed to a cause, whose correction fades as
+calls are accepted:
 
 * *burst*: the slot had been idle for half a period, so the window cannot have been full. The
   server has a small token bucket: calls arrive a full interval apart (`ArrivalSpacing`).
@@ -66,8 +59,8 @@ _SPACING = 0.97
 class ArrivalSpacing:
     """The earliest instant at which the next call may follow the previous one.
 
-    Spacing the sends is not enough for a server with a small bucket, because a late arrival
-    shortens the gap to the next one. So the next call waits for the response to this one.
+    With a small bucket spacing the sends is not enough, because a late arrival shortens the gap
+    to the next one. So the next call waits for the response to this one.
 
     Attributes:
         last: the previous call, while its response is awaited.
@@ -135,12 +128,12 @@ class Feedback:
         max_pause: seconds of the longest pause.
     """
 
-    def __init__(self, quotas: Sequence[Quota], *, may_relax: bool = True) -> None:
+    def __init__(self, quotas: Sequence[Quota] = (), *, may_relax: bool = True) -> None:
         self.set_quotas(quotas)
         self.min_rtt = self.mean_rtt = 0.0
         self._responses = 0
         self._lowest = self._second = math.inf  # of this generation
-        self._previous = (math.inf, math.inf)  # the two lowest of the previous one
+        self._previous = (math.inf, math.inf)  # the same of the previous one
         self.paused_until = -math.inf
         self.probing = False
         self.bound_relaxation = 0.0
@@ -244,13 +237,11 @@ class Feedback:
         self._consecutive_rejections += 1
         self._successes = 0
         self._last_rejected = last_sent
-        self._attribute_cause(permit, _MIN_SHARED_RATE if is_unavoidable else _MIN_RATE)
-
-    def _attribute_cause(self, permit: Permit | None, min_rate: float) -> None:
         if self.bound_relaxation:
             self.bound_relaxation = 0.0
             self._relax_after *= 2
             return
+        min_rate = _MIN_SHARED_RATE if is_unavoidable else _MIN_RATE
         self.rate_factor = max(min_rate, self.rate_factor * _RATE_CUT)
         if permit is not None and permit.sent_at - permit.slot_free_at > _IDLE_SHARE * self.period:
             self.burst_factor = 0.0

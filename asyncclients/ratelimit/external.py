@@ -1,31 +1,22 @@
 """External usage: calls that other clients make on the same quota.
 
-A vendor that reports `remaining` has counted the calls of all clients. What it counted
-beyond our own calls is external usage. Two estimates follow from it. Neither overestimates,
-because every one of our calls that may have arrived is counted as ours. The third needs no
-reports.
+The external rate is the greatest of three estimates (docs/theory-of-limits.md has the reasons):
 
 * *Level*: limit − remaining − our calls of the last period. It works for servers that
-  forget each call one period after it arrived (sliding window). If the server resets its
-  count at fixed instants, our calls of the last period are more than it still counts, and
-  hide external usage until shortly before the next reset.
+  forget each call one period after it arrived.
 * *Depletion*: the decrease of `remaining` from one response to a later one − our calls in
-  between. It works for servers that reset their count. If each call is forgotten
-  separately, the slots that come back hide external usage.
+  between. It works for servers that reset their count at fixed instants.
 * *Pauses*: the share of calls that are rejected although the pause that the vendor asked for
-  was obeyed, and no call of ours is left in the window. A vendor that asks for long enough
-  pauses does not reject such a call unless others have taken the slots, however it counts.
-  The Erlang formula gives the rate of calls at random instants that take all slots so often.
-  It works for small quotas, where the other two see little: with many slots the window is
-  never empty.
+  was obeyed, and no call of ours is left in the window. The Erlang formula gives the rate of
+  calls at random instants that take all slots so often. It needs no reports, and works for
+  small quotas: with many slots the window is never empty.
 
-The external rate is the greatest of the three. The level also limits the free slots: of the
-vendor's count and ours, the one that leaves fewer slots applies.
+The level also limits the free slots: of the vendor's count and ours, the one that leaves
+fewer slots applies.
 
-Three kinds of reports are ignored: impossible ones (more remaining than the limit);
-outdated ones (the response to a call sent before one already evaluated); and all reports
-of a vendor that three times reported 0 remaining until a reset and accepted a call long
-before it.
+Three kinds of reports are ignored: more remaining than the limit; the response to a call sent
+before one already evaluated; and all reports of a vendor that three times reported 0 remaining
+until a reset and accepted a call long before it.
 
 External usage is *significant*, and reported to the user, once it takes a tenth of the
 quota and has lasted for two periods. Until then it may be calls of this program before it
@@ -190,24 +181,15 @@ class ExternalUsage:
         self._pauses.add(window, now, is_rejected=is_rejected)
         return self.refresh(window, now)
 
-    def refresh(self, window: SlidingWindow, now: float) -> bool:
-        """Let the estimates end that are outdated at *now*; return whether the rate changed."""
-        before = (self.rate, self._is_significant)
-        self._update(window, now)
-        return (self.rate, self._is_significant) != before
-
     def observe(
         self, windows: Sequence[SlidingWindow], permit: Permit, now: float, info: RateLimitInfo
     ) -> bool:
         """Evaluate the report in the response to *permit*; return whether the rate changed."""
         window, remaining = _window_of(windows, info), info.remaining
-        if (
-            window is None
-            or permit.number <= self._last_number
-            or self._contradictions >= _MAX_CONTRADICTIONS
-        ):
+        is_ignored = self._contradictions >= _MAX_CONTRADICTIONS
+        if window is None or remaining is None or permit.number <= self._last_number or is_ignored:
             return False
-        if remaining is None or remaining > min(window.limit, info.limit or math.inf):
+        if remaining > min(window.limit, info.limit or math.inf):
             return False
         self._last_number = permit.number
         valid_for = self._valid_for(window, now, info)
@@ -233,7 +215,9 @@ class ExternalUsage:
         self._zero_until = now + valid_for
         return valid_for
 
-    def _update(self, window: SlidingWindow, now: float) -> None:
+    def refresh(self, window: SlidingWindow, now: float) -> bool:
+        """Let the estimates end that are outdated at *now*; return whether the rate changed."""
+        before = (self.rate, self._is_significant)
         self.rate = max(self._level_estimate, self._depletion.rate, self._pauses.rate(now))
         if self._contradictions >= _MAX_CONTRADICTIONS:
             window.external_until, self.rate, self._last_seen_at = -math.inf, 0.0, -math.inf
@@ -258,6 +242,7 @@ class ExternalUsage:
                 self.feedback.on_external_usage_end()
             if self.on_change is not None:
                 self.on_change(self._average if significant else 0.0)
+        return (self.rate, self._is_significant) != before
 
 
 def erlang_b(slots: int, load: float) -> float:

@@ -1,24 +1,17 @@
 """The limiter of one scope: how many calls may be sent, and when.
 
 A scope is one vendor's origin with one credential. Every decision is a plain function of
-(state, now), in loop seconds: nothing here waits, reads a clock or knows an event loop. The rules
-(docs/theory-of-limits.md has the reasons):
+(state, now), in loop seconds: nothing here waits, reads a clock or knows an event loop. The rules;
+docs/theory-of-limits.md has the reasons and the proof:
 
 1. **Window (safety).** A slot of each quota is held from the send until *arrival bound + W*. The
-   arrival bound is an instant by which the call has certainly arrived. A call is sent only while
-   fewer than N slots are held.
-
-   Proof. Suppose N+1 calls arrive within W seconds. When the last of them was sent, each of the
-   other N held a slot: either it had no bound yet, or its bound was the instant of its arrival
-   or later, and so less than W seconds ago. So the last call could not have been sent.
-
-   With `admission="exact"` the bound is the response and the proof holds without assumptions.
-   `"adaptive"` uses tighter bounds for short windows, and learns from rejections (`adaptive.py`).
+   arrival bound is an instant by which the call has certainly arrived: the response with
+   `admission="exact"`, an earlier one with `"adaptive"` (`adaptive.py`). A call is sent only
+   while fewer than N slots are held.
 2. **Token bucket (shape).** It spreads the N calls over W. It is asked for the instant of the
    send: calls spaced in advance would bunch up while they wait for the window.
 3. **Kinds of calls.** A call takes *cost* slots of every quota that applies to it, all at one
    instant. A share of a quota is one more quota, from which only its own calls take (`Demand`).
-   The proof holds for each quota by itself.
 4. **Feedback.** A rejection pauses the scope. If the vendor reports the remaining calls, that
    is a second count of the free slots: the smaller of the two applies (`external.py`).
 """
@@ -145,13 +138,15 @@ class Limiter:
         self._exact, self.wall_time = admission == "exact", wall_time
         # The counters of each quota and share of one, by group and quota.
         self._counters: dict[tuple[str, Quota], Window] = {}
-        self.feedback = Feedback((), may_relax=not self._exact)
+        self.feedback = Feedback(may_relax=not self._exact)
         self.external = ExternalUsage(self.feedback)
         self._latest = Permit(0, -math.inf)
         self._has_ever_paused = False
         self._probe: Permit | None = None
         # The next call is the first after a pause that the vendor asked for.
         self._is_next_after_pause = False
+        # The first call after a pause, if it is in flight and found the only window empty.
+        self._first_after_pause: Permit | None = None
         self._spacing = ArrivalSpacing()
         self._set_quotas(quotas, now)
         if cold_start == "full":
@@ -161,8 +156,7 @@ class Limiter:
     def _set_quotas(self, quotas: Iterable[Quota], now: float) -> None:
         self.quotas = tuple(dict.fromkeys(quotas))
         self.by_operation = any(quota.operations for quota in self.quotas)
-        # The first call after a pause, if it is in flight and found the only window empty.
-        self._first_after_pause: Permit | None = None
+        self._first_after_pause = None
         self._forget_demands(now)
         self._ordinary = self._taken_by(ONE, now)
         for quota in self.quotas:
@@ -188,21 +182,17 @@ class Limiter:
         Raises:
             ConfigurationError: a call costs more than one of the quotas allows.
         """
-        found = self._kinds.get(demand)
-        if found is None:
+        if (found := self._kinds.get(demand)) is None:
             same = (demand.cost, demand.quotas(self.quotas))
             _check_cost(*same)
             if len(self._kinds) >= _MAX_DEMANDS:
                 self._forget_demands(self._latest.sent_at)
-            is_ordinary = same == (1, ONE.quotas(self.quotas))
-            found = ONE if is_ordinary else self._equal.setdefault(same, demand)
-            self._kinds[demand] = found
+            found = self._kinds[demand] = self._equal.setdefault(same, demand)
         return found
 
     def _taken_by(self, demand: Demand, now: float) -> Taken:
         """Return what calls of *demand* take; the windows of a new share are empty at *now*."""
-        taken = self._taken.get(demand)
-        if taken is None:
+        if (taken := self._taken.get(demand)) is None:
             groups: dict[str, list[Window]] = {"": []}
             for key in demand.quotas(self.quotas):
                 groups.setdefault(key[0], []).append(self._window(key, now))
@@ -211,22 +201,20 @@ class Limiter:
         return taken
 
     def _window(self, key: tuple[str, Quota], now: float) -> Window:
-        window = self._counters.get(key)
-        if window is None:
+        if (window := self._counters.get(key)) is None:
             group, quota = key
             if quota.unit:
                 window = CalendarWindow(quota, self.wall_time)
             else:
                 window = SlidingWindow(quota, now)
-                if self._latest.number:
-                    self._set_rate(group, window)
+                self._set_rate(group, window)
             self._counters[key] = window
         return window
 
     def _forget_demands(self, now: float) -> None:
         """Forget what is derived from the quotas, and the shares of which no slot is held."""
         self._kinds: dict[Demand, Demand] = {}
-        self._equal: dict[tuple[int, tuple[tuple[str, Quota], ...]], Demand] = {}
+        self._equal = {(1, ONE.quotas(self.quotas)): ONE}
         self._taken: dict[Demand, Taken] = {}
         kept = {(quota.group, quota) for quota in self.quotas}
         self._counters = {
@@ -259,11 +247,9 @@ class Limiter:
         return max(now, self.feedback.paused_until, self._spacing.next_at)
 
     def _spaced_at(self) -> float:
-        """Return when a background call may follow, so that slots expire one at a time.
-
-        With a gap of period/limit about every second call would find its slot still held,
-        because a slot is held until its call is known to have arrived, and that varies.
-        """
+        """Return when a background call may follow, so that slots expire one at a time."""
+        # With a gap of period/limit about every second call would find its slot still held,
+        # because a slot is held until its call is known to have arrived, and that varies.
         holds = ((w, self.feedback.expected_hold(w.period, TAIL)) for w in self._windows)
         gap = max(((w.period + hold) / w.limit for w, hold in holds), default=0.0)
         return self._latest.sent_at + gap * self._latest.taken.cost
@@ -421,16 +407,16 @@ class Limiter:
 
     def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
         """Return the estimated instant at which *calls* more calls of *demand* have been sent."""
-        taken, cost = self._taken_by(demand, now), demand.cost
+        windows, cost = self._taken_by(demand, now).windows, demand.cost
         at, interval = max(now, self.feedback.paused_until), 0.0
-        for window in taken.windows:
+        for window in windows:
             if isinstance(window, SlidingWindow):
                 hold = self.feedback.mean_rtt
                 if not self._exact:
                     hold = self.feedback.expected_hold(window.period)
                 at = max(at, window.nth_sent_at(calls, cost, now, hold))
                 interval = max(interval, window.interval)
-        for window in taken.windows:
+        for window in windows:
             if isinstance(window, CalendarWindow):
                 opens_at, number = window.nth_free_at(calls * cost, now)
                 at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
