@@ -71,7 +71,6 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         idempotency_note: the reason for `idempotent` if it does not follow from the method.
         encoding: of the body.
         expects: the one status that means success; None for any 2xx.
-        documented: whether the vendor's manual has this method and path.
         max_batch_size: most rows that its method takes as one list; 0 if it takes one row.
         reader: returns the result from the decoded body, or from None for an empty one, if its
             JSON has another form than `returns`. It raises ValueError for what is no result.
@@ -92,7 +91,6 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     idempotency_note: str = ""
     encoding: Literal["json", "form"] = "json"
     expects: int | None = None
-    documented: bool = True
     max_batch_size: int = 0
     reader: Callable[[Any], T_co] | None = None
     result_fields: frozenset[str] | None = None

@@ -41,20 +41,11 @@ _DATA = "v1/{org}/collections/{collection_id}/data"
 INFO = Endpoint("info", "GET", "", ServiceInfo)
 GET_ITEM = Endpoint("collections.get_item", "GET", _DATA + "/{item_id}", DataItem, reader=read_item)
 DELETE_ITEM = Endpoint(
-    "collections.delete_item",
-    "DELETE",
-    _DATA + "/{item_id}",
-    Response,
-    result_fields=DATA_FIELDS,
+    "collections.delete_item", "DELETE", _DATA + "/{item_id}", Response, result_fields=DATA_FIELDS
 )
 LIST_ITEMS = Endpoint("collections.list_items", "GET", _DATA, list[DataItem], reader=read_items)
 INSERT = Endpoint(
-    "collections.insert",
-    "POST",
-    _DATA,
-    Response,
-    idempotency_note=_ROW,
-    result_fields=DATA_FIELDS,
+    "collections.insert", "POST", _DATA, Response, idempotency_note=_ROW, result_fields=DATA_FIELDS
 )
 UPLOAD_CSV = Endpoint(
     "collections.upload_csv",

@@ -1,7 +1,7 @@
 """Intouch: the endpoint table, the resources, the client.
 
-Manual: https://docs.api.intouchinsight.com. It shows few paths and methods; endpoints that it
-does not show are marked `documented=False` and follow the pattern of the others.
+Manual: https://docs.api.intouchinsight.com. It shows path and method of `tags.list`,
+`hierarchies.list` and `external_programs.add_record` only; the others follow their pattern.
 """
 
 from __future__ import annotations
@@ -53,12 +53,10 @@ _TIMES = ("created_at", "updated_at")
 """The times that every list can be sorted by ("Sorting" in the manual)."""
 
 LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag])
-CREATE_TAG = Endpoint(
-    "tags.create", "POST", "tags", Tag, idempotency_note=_DUPLICATE, documented=False
-)
-GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag, documented=False)
-UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag, documented=False)
-DELETE_TAG = Endpoint("tags.delete", "DELETE", "tags/{uuid}", NoneType, documented=False)
+CREATE_TAG = Endpoint("tags.create", "POST", "tags", Tag, idempotency_note=_DUPLICATE)
+GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag)
+UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag)
+DELETE_TAG = Endpoint("tags.delete", "DELETE", "tags/{uuid}", NoneType)
 
 LIST_HIERARCHIES = Endpoint("hierarchies.list", "GET", "hierarchies", Envelope[Hierarchy])
 CREATE_HIERARCHY = Endpoint(
@@ -67,56 +65,26 @@ CREATE_HIERARCHY = Endpoint(
     "hierarchies",
     Hierarchy,
     idempotency_note=_DUPLICATE,
-    documented=False,
     takes=NewHierarchy,
 )
-GET_HIERARCHY = Endpoint(
-    "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, documented=False
-)
+GET_HIERARCHY = Endpoint("hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy)
 UPDATE_HIERARCHY = Endpoint(
-    "hierarchies.update",
-    "PUT",
-    "hierarchies/{uuid}",
-    Hierarchy,
-    documented=False,
-    takes=HierarchyUpdate,
+    "hierarchies.update", "PUT", "hierarchies/{uuid}", Hierarchy, takes=HierarchyUpdate
 )
-DELETE_HIERARCHY = Endpoint(
-    "hierarchies.delete", "DELETE", "hierarchies/{uuid}", NoneType, documented=False
-)
+DELETE_HIERARCHY = Endpoint("hierarchies.delete", "DELETE", "hierarchies/{uuid}", NoneType)
 
-LIST_CONTACTS = Endpoint("contacts.list", "GET", "contacts", Envelope[Contact], documented=False)
+LIST_CONTACTS = Endpoint("contacts.list", "GET", "contacts", Envelope[Contact])
 CREATE_CONTACT = Endpoint(
-    "contacts.create",
-    "POST",
-    "contacts",
-    Contact,
-    idempotency_note=_KEYED,
-    documented=False,
-    takes=NewContact,
+    "contacts.create", "POST", "contacts", Contact, idempotency_note=_KEYED, takes=NewContact
 )
-GET_CONTACT = Endpoint("contacts.get", "GET", "contacts/{uuid}", Contact, documented=False)
-UPDATE_CONTACT = Endpoint(
-    "contacts.update", "PUT", "contacts/{uuid}", Contact, documented=False, takes=ContactUpdate
-)
-DELETE_CONTACT = Endpoint(
-    "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, documented=False
-)
+GET_CONTACT = Endpoint("contacts.get", "GET", "contacts/{uuid}", Contact)
+UPDATE_CONTACT = Endpoint("contacts.update", "PUT", "contacts/{uuid}", Contact, takes=ContactUpdate)
+DELETE_CONTACT = Endpoint("contacts.delete", "DELETE", "contacts/{uuid}", NoneType)
 SUBSCRIBE_CONTACT = Endpoint(
-    "contacts.subscribe",
-    "PUT",
-    "contacts/{uuid}/subscribe",
-    Contact,
-    idempotency_note=_STATE,
-    documented=False,
+    "contacts.subscribe", "PUT", "contacts/{uuid}/subscribe", Contact, idempotency_note=_STATE
 )
 UNSUBSCRIBE_CONTACT = Endpoint(
-    "contacts.unsubscribe",
-    "PUT",
-    "contacts/{uuid}/unsubscribe",
-    Contact,
-    idempotency_note=_STATE,
-    documented=False,
+    "contacts.unsubscribe", "PUT", "contacts/{uuid}/unsubscribe", Contact, idempotency_note=_STATE
 )
 
 ADD_RECORD = Endpoint(
@@ -131,7 +99,6 @@ UPDATE_RECORD = Endpoint(
     "PUT",
     "external-programs/{program_uuid}/records/{document_id}",
     Record,
-    documented=False,
 )
 
 
