@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -113,6 +114,7 @@ class RowConverter:
         self._required = [field for field in fields if field.required]
         nullable = [field for field in fields if type(None) in get_args(field.type)]
         self._nullable = {name for each in nullable for name in (each.name, each.encode_name)}
+        self._list_type = GenericAlias(list, (row_type,))
         self._direct_names: set[str] = set()
         """Names that need neither nesting nor renaming: rows with no other ones skip both."""
         self._add_direct_names(self._wire_names)
@@ -232,6 +234,21 @@ class RowConverter:
             return from_plain(_with_ints(data), self._type, strict=not coerce)
         except msgspec.ValidationError:
             raise ValueError(_message(wrong, data, self._type, strict=not coerce)) from None
+
+    def convert_all(self, data: list[Any], *, coerce: bool) -> list[Any] | None:
+        """Return the values of several rows as `convert` does, or None to convert them one by one.
+
+        That is so if a row is invalid or empty, is mapped, or has names to rename.
+        """
+        if self._map is not None or self._type is None:
+            return None
+        try:
+            if not all(map(self._direct_names.issuperset, data)):
+                return None
+            values: list[Any] = from_plain(data, self._list_type, strict=not coerce)
+        except (TypeError, msgspec.ValidationError):
+            return None
+        return values
 
     def with_nulls(self, data: Any) -> Any:
         """Return *data* with None for each empty cell whose field may be null.

@@ -1,9 +1,12 @@
 """The input of a sync: digests of all its rows, and the rows themselves when they are sent.
 
 The input is read twice. The first pass finds duplicate and empty keys before anything is sent,
-and keeps digests of the key and content of each row, and later what to do with it. The second pass
-converts only the rows to send. A file that is the same as at the end of the last run, when all its
-rows agreed with their items, is not read.
+and keeps 33 bytes per row: digests of its key, content and line, and later what to do with it.
+
+The line of a row that agreed with its item at the end of the last run is remembered. If the file
+has the same line again, in the same order, its row is unchanged: it is neither parsed, converted
+nor compared with the item. Such rows are those of a CSV or JSON lines file with the same columns.
+The second pass reads only the rows to send, in the same way.
 
 In a tree, parents are created before their children, and deleted after. The parent of a row is the
 key of another row, the key of a known item, or the vendor's id of an item. The parents of all rows
@@ -12,34 +15,41 @@ are kept in memory.
 
 from __future__ import annotations
 
-import os
+import asyncio
 from array import array
+from bisect import bisect_left
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import asynccontextmanager
-from hashlib import file_digest
+from itertools import islice, pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from asyncclients.backfill.files.source import (
+    Block,
+    FileSource,
     Row,
     Rows,
     Source,
     is_path,
     open_source,
 )
+from asyncclients.backfill.files.text import KnownLines
 from asyncclients.backfill.rows import RowConverter, check_mapped
 from asyncclients.backfill.state.stored_rows import digest
-from asyncclients.backfill.state.sync_state import Item, SyncMemory
+from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import Action, WriteFailure
 from asyncclients.backfill.sync_targets import (
     Shape,
@@ -50,10 +60,13 @@ from asyncclients.backfill.sync_targets import (
     shape_of,
 )
 from asyncclients.errors import InputError
-from asyncclients.own_files import in_thread
 
 CHUNK = 256
 """Rows that are handled at once."""
+_SORTED_AT_ONCE = 10_000
+"""Keys that are handled between two turns of the event loop."""
+
+Remember = Callable[[str], Awaitable[RememberedLines]]
 
 
 class SyncInput:
@@ -68,10 +81,13 @@ class SyncInput:
         converter: as given.
         name: of the file, for messages.
         keys: digest of the key of each row, 0 if it has none.
-        digests: digest of the content of each row; 0 if it is invalid or skipped.
+        digests: digest of the content of each row; 0 if it is invalid, skipped, or not read.
+        lines: digest of the line of each row; 0 if it has several, or is not known.
         listed: digest that an equal item would have in the vendor's list; empty if not needed.
-        actions: the `Action` of each row.
-        fingerprint: identifies the rows of a file; empty if equal files may have other rows.
+        agrees: 1 for each row that agrees with its item, at first those with remembered lines.
+        actions: the `Action` of each row; KEEP for these.
+        layout: identifies how a line becomes a row; empty if lines cannot be remembered.
+        remembered: the lines with which the input was compared.
         parents: key or id of the parent of each row, in a tree, by number.
         numbers: of the rows of a tree, by the digest of their keys.
         shape: the fields of the rows.
@@ -82,23 +98,33 @@ class SyncInput:
     def __init__(self, source: Rows, target: Target, converter: RowConverter) -> None:
         self._source, self._target, self.converter = source, target, converter
         converter.use_column(target.key)
-        self._content = ""
+        self._version: tuple[int, ...] | None = None
         self._key_is_field = target.key in converter.fields
         self.name, self.coerce = "", False
         self.keys, self.digests, self.listed = array("q"), array("q"), array("q")
-        self.actions, self.fingerprint = bytearray(), ""
+        self.lines = array("q")
+        self.agrees, self.actions = bytearray(), bytearray()
+        self.layout = ""
+        self.remembered = RememberedLines(array("q"), array("q"))
         self.parents: dict[int, str] = {}
         self.shape: Shape = {}
         self.unkeyed = self.invalid = 0
-        self._distinct: set[int] = set()
+        self._sorted = array("q")
         self.numbers: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __contains__(self, key: int) -> bool:
-        """Return whether a row has the key with the digest *key*."""
-        return key in self._distinct
+        """Return whether a row has the key with the digest *key*, after `sort_keys`."""
+        place = bisect_left(self._sorted, key)
+        return place < len(self._sorted) and self._sorted[place] == key
+
+    def read_rows(self) -> Iterator[list[int]]:
+        """Yield the indexes of the valid rows whose lines were not remembered, some at a time."""
+        found = (index for index, digest in enumerate(self.digests) if digest)
+        while some := [*islice(found, CHUNK)]:
+            yield some
 
     # --- The first pass ---------------------------------------------------------------------
 
@@ -108,47 +134,84 @@ class SyncInput:
             async with self._opened(check=True) as source:
                 await source.chunk()
             await check_mapped(self.converter, self._source)
-            self._content = await self._digest_content()
-            if rule := self.converter.fingerprint:
-                self.fingerprint = digest(repr((self.name, rule, self._content)).encode())
 
-    async def examine(self, on_invalid: WriteFailure, *, compare_listed: bool) -> None:
+    async def examine(
+        self, on_invalid: WriteFailure, remember: Remember, *, compare_listed: bool
+    ) -> None:
         """Read all rows; *compare_listed*: compute `listed` and `shape` as well.
+
+        *remember* returns the lines of the last run if they had the given layout.
 
         Raises:
             InputError: it cannot be read, or a key is empty or occurs twice.
         """
         await self._make_repeatable()
+        self._version = _version_of(self._source)
         async with self._opened(check=True) as source:
-            while rows := await source.chunk():
-                values = [self._add(row, on_invalid) for row in rows]
-                digests = iter(row_digests([row for row in values if row is not None]))
-                self.digests.extend([0 if row is None else next(digests) for row in values])
-                self._distinct.update(self.keys[-len(rows) :])
-                if compare_listed:
-                    self._compare_listed(values)
+            self.layout = self._layout_of(source)
+            self.remembered = await remember(self.layout)
+            known = KnownLines(self.remembered.digests)
+            async for block in _blocks(source, known):
+                if block.known:
+                    self._add_known(block.known, compare_listed=compare_listed)
+                else:
+                    self._add_new(block, on_invalid, compare_listed=compare_listed)
             source.check_encoding()
-        await self._check_content()
-        self.actions = bytearray(len(self))
-        self._distinct.discard(0)
-        if surplus := len(self) - self.keys.count(0) - len(self._distinct):
-            raise await self._duplicates(surplus)
+        self.actions = self.agrees.replace(b"\1", bytes([Action.KEEP]))
+        if 0 in self.agrees and (twice := await self.sort_keys()):
+            raise await self._duplicates(twice)
 
-    async def _duplicates(self, surplus: int) -> InputError:
-        """Return the error for the first two rows with the same key, of *surplus* such rows."""
-        earlier: set[int] = set()
-        for number, key in enumerate(self.keys, 1):  # noqa: B007 - used after the loop
-            if key in earlier:
-                break
-            earlier.update([key] if key else [])
-        first, second = await self._again([self.keys.index(key) + 1, number])
-        key, other = self._key_again(first), self._key_again(second)
-        what = f"have the key {key!r}"
-        if key != other:
-            what = f"have the keys {key!r} and {other!r}, which differ only in case or "
-            what += "surrounding white space"
-        advice = f"Leave one row for each key; {surplus:,} rows have the key of an earlier one"
-        return self._error(f"lines {first.line} and {second.line} {what}", second.line, advice)
+    def _layout_of(self, source: Source) -> str:
+        """Return what changes if equal lines may become other rows; empty if that is not known.
+
+        The parent of a row is needed even if it is unchanged, so the rows of a tree are read.
+        """
+        has_lines = isinstance(source, FileSource) and source.has_lines
+        fingerprint = self.converter.fingerprint
+        if not has_lines or not fingerprint or self._target.parent_field is not None:
+            return ""
+        return digest(repr((source.columns, source.coerce, fingerprint)).encode())
+
+    def _add_known(self, places: range, *, compare_listed: bool) -> None:
+        """Add the rows with the remembered lines at *places*."""
+        first, end = places.start, places.stop
+        self.keys += self.remembered.keys[first:end]
+        self.lines += self.remembered.digests[first:end]
+        nothing = array("q", bytes(8 * len(places)))
+        self.digests += nothing
+        if compare_listed:
+            self.listed += nothing
+        self.agrees += b"\1" * len(places)
+
+    def _add_new(self, block: Block, on_invalid: WriteFailure, *, compare_listed: bool) -> None:
+        """Add the rows of *block*."""
+        rows = block.rows
+        values = self._add_valid(rows) or [self._add(row, on_invalid) for row in rows]
+        good = [row for row in values if row is not None]
+        digests = iter(row_digests(good))
+        self.digests.extend([0 if row is None else next(digests) for row in values])
+        self.lines += block.lines
+        self.agrees += bytes(len(rows))
+        if compare_listed:
+            self._compare_listed(values)
+
+    async def sort_keys(self) -> set[int]:
+        """Sort the keys for `in`, without blocking the event loop; return those that occur twice."""
+        if self._sorted:
+            return set()
+        parts = {part: array("q") for part in range(-128, 128)}
+        for first in range(0, len(self.keys), _SORTED_AT_ONCE):
+            for key in self.keys[first : first + _SORTED_AT_ONCE]:
+                if key:
+                    parts[key >> 56].append(key)  # by the first byte
+            await asyncio.sleep(0)
+        twice: set[int] = set()
+        for part in parts.values():
+            keys = sorted(part)
+            twice.update(one for one, other in pairwise(keys) if one == other)
+            self._sorted.extend(keys)
+            await asyncio.sleep(0)
+        return twice
 
     async def _make_repeatable(self) -> None:
         """Keep rows that can be iterated only once in memory."""
@@ -166,6 +229,24 @@ class SyncInput:
         finally:
             await rows.aclose()
         self._source = kept
+
+    def _add_valid(self, rows: list[Row]) -> list[Row | None]:
+        """Add *rows* at once; return them with their values, none if one needs a closer look."""
+        if self._target.parent_field is not None or any(row.error for row in rows):
+            return []
+        values = self.converter.convert_all([row.data for row in rows], coerce=self.coerce)
+        if values is None:
+            return []
+        if self._key_is_field:
+            found = map(attrgetter(self._target.key), values)
+            texts = [key if type(key) is str else key_text(key) for key in found]
+        else:
+            texts = [self.key_of(value, row.data) for value, row in zip(values, rows, strict=True)]
+        keys = [key_digest(text) for text in texts]
+        if 0 in keys:
+            return []
+        self.keys.extend(keys)
+        return [Row(row.number, row.line, value) for row, value in zip(rows, values, strict=True)]
 
     def _add(self, row: Row, on_invalid: WriteFailure) -> Row | None:
         """Add *row*; return it with its value, None if it is invalid or skipped."""
@@ -210,17 +291,39 @@ class SyncInput:
             shape_of(fields, self.shape)
             self.listed.append(0 if row is None else target.as_listed(row.data))
 
+    async def _duplicates(self, twice: set[int]) -> InputError:
+        """Return the error for the first two rows with the same key, one of *twice*."""
+        numbers = {number for number, key in enumerate(self.keys, 1) if key in twice}
+        first: dict[int, tuple[Row, str]] = {}
+        async for rows in self.rows(lambda number: number in numbers):
+            for row in rows:
+                key = self.key_again(row)
+                earlier, other = first.setdefault(self.keys[row.number - 1], (row, key))
+                if earlier is row:
+                    continue
+                if key == other:
+                    what = f"have the key {key!r}"
+                else:
+                    what = f"have the keys {other!r} and {key!r}, which differ only in case or "
+                    what += "surrounding white space"
+                problem = f"lines {earlier.line} and {row.line} {what}"
+                advice = f"{len(twice):,} keys occur more than once. Leave one row for each"
+                return self._error(problem, row.line, advice)
+        return self._changed()
+
     # --- Reading again ----------------------------------------------------------------------
 
     async def rows(self, wanted: Callable[[int], bool]) -> AsyncIterator[list[Row]]:
         """Yield the rows whose number is *wanted*, some at a time; raise if the input has changed."""
-        await self._check_content()
-        ready: list[Row] = []
+        if _version_of(self._source) != self._version:
+            raise self._changed()
+        lines = (line for number, line in enumerate(self.lines, 1) if line and not wanted(number))
+        known, ready = KnownLines(array("q", lines)), list[Row]()
         async with self._opened() as source:
-            while rows := await source.chunk():
-                if rows[-1].number > len(self):
+            async for block in _blocks(source, known):
+                ready += [row for row in block.rows if wanted(row.number)]
+                if ready and ready[-1].number > len(self.keys):
                     raise self._changed()
-                ready += [row for row in rows if wanted(row.number)]
                 if len(ready) >= CHUNK:
                     yield ready
                     ready = []
@@ -229,18 +332,13 @@ class SyncInput:
 
     async def circle(self, numbers: Sequence[int]) -> InputError:
         """Return the error for the rows with *numbers*, which are below themselves."""
-        rows = await self._again(numbers[:2])
-        lines = " and ".join(str(row.line) for row in rows)
-        problem = f"line {lines}: a node cannot be below itself"
-        return self._error(problem, rows[0].line, "Correct the parents")
+        async for rows in self.rows(lambda number: number in numbers[:2]):
+            lines = " and ".join(str(row.line) for row in rows)
+            problem = f"line {lines}: a node cannot be below itself"
+            return self._error(problem, rows[0].line, "Correct the parents")
+        return self._changed()
 
-    async def _again(self, numbers: Sequence[int]) -> list[Row]:
-        found = [row async for rows in self.rows(numbers.__contains__) for row in rows]
-        if len(found) < len(numbers):
-            raise self._changed()
-        return found
-
-    def _key_again(self, row: Row) -> str:
+    def key_again(self, row: Row) -> str:
         """Return the key of *row*, which was examined before."""
         try:
             value = self.converter.convert(row.data, coerce=self.coerce)
@@ -286,19 +384,6 @@ class SyncInput:
     def _error(self, problem: str, line: int, advice: str) -> InputError:
         return InputError(f"{self.name}: {problem}", file=self.name, line=line, advice=advice)
 
-    async def _check_content(self) -> None:
-        if await self._digest_content() != self._content:
-            raise self._changed()
-
-    async def _digest_content(self) -> str:
-        """Return a digest of the file; empty for an iterable."""
-        if not is_path(self._source):
-            return ""
-        try:
-            return await in_thread(_digest_file, self._source)
-        except OSError:
-            raise self._changed() from None
-
     def _changed(self) -> InputError:
         return InputError(
             f"{self.name} has changed while it was read",
@@ -307,9 +392,22 @@ class SyncInput:
         )
 
 
-def _digest_file(path: str | os.PathLike[str]) -> str:
-    with Path(path).open("rb") as file:
-        return file_digest(file, "blake2b").hexdigest()
+async def _blocks(source: Source, known: KnownLines) -> AsyncIterator[Block]:
+    """Yield all rows of *source*, and the places of its *known* lines."""
+    while blocks := await source.blocks(known):
+        for block in blocks:
+            yield block
+
+
+def _version_of(source: Rows) -> tuple[int, ...] | None:
+    """Return what changes if the file *source* is written to or replaced; None for an iterable."""
+    if not is_path(source):
+        return None
+    try:
+        found = Path(source).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 # --- Trees ----------------------------------------------------------------------------------------

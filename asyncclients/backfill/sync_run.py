@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import compress
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +19,7 @@ from asyncclients.backfill.plan import InvalidRows, Plan, RequestBuilder, silenc
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.push import RunOptions
 from asyncclients.backfill.report import EtaEstimator, Progress, SyncReport, reporting_progress
-from asyncclients.backfill.state.sync_state import Agreed, Item, SyncMemory
+from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import (
     SENT,
     Action,
@@ -102,14 +103,14 @@ class Sync:
 
     async def _work(self) -> None:
         try:
-            if not self._is_unchanged():
-                await self._examine()
-                self._check_invalid()
-                await self._adopt()
-                await self._settle_absent_intents()
-                await self._decide()
-                self._check_deletions()
-                await self._send()
+            await self._examine()
+            self._check_invalid()
+            await self._adopt()
+            await self._settle_absent_intents()
+            await self._decide()
+            self._check_deletions()
+            await self._send()
+            await self._remember_lines()
         except (BackfillStoppedError, InputError) as error:
             if isinstance(error, InputError) and not self._counter.requests:
                 raise
@@ -118,37 +119,18 @@ class Sync:
             ) from None
         else:
             self._state.complete = self._handed_out == self._planned
-            self._note_agreement()
         finally:
             self._report()  # saved with the next commit
             self._memory.journal.commit_now()
 
     # --- Examine ----------------------------------------------------------------------------
 
-    def _is_unchanged(self) -> bool:
-        """Return whether the input is that of the last run, and there is nothing to do."""
-        state, options, agreed = self._state, self._options, self._state.agreed
-        if agreed is None or agreed.fingerprint != self._rows.fingerprint or options.adopt:
-            return False
-        if agreed.missing and options.on_missing == "delete":
-            return False
-        state.source, self._planned = self._rows.name, 0
-        state.unchanged, state.skipped = agreed.unchanged, agreed.skipped
-        state.missing = agreed.missing
-        return True
-
-    def _note_agreement(self) -> None:
-        """Note for the next run that all rows agree with their items, if they do."""
-        rows, state = self._rows, self._state
-        is_agreed = state.complete and not (state.failed or state.unknown or self._memory.intents)
-        if is_agreed and rows.fingerprint and len(rows):
-            skipped = rows.digests.count(0)
-            state.agreed = Agreed(rows.fingerprint, len(rows) - skipped, skipped, state.missing)
-
     async def _examine(self) -> None:
         memory, rows, state = self._memory, self._rows, self._state
         has_listed = self._options.adopt or state.page > 0 or await memory.has_listed()
-        await rows.examine(self._write_failure, compare_listed=has_listed)
+        if self._options.adopt:
+            state.layout = ""  # the list is compared with all rows
+        await rows.examine(self._write_failure, memory.lines, compare_listed=has_listed)
         state.source, state.failed = rows.name, rows.invalid
 
     def _check_invalid(self) -> None:
@@ -207,8 +189,8 @@ class Sync:
     async def _decide(self) -> None:
         """Set the action of each row, and find the missing items."""
         rows, memory, state = self._rows, self._memory, self._state
-        valid, found = (index for index, digest in enumerate(rows.digests) if digest), 0
-        while indexes := [*islice(valid, CHUNK)]:
+        found = rows.agrees.count(1)
+        for indexes in rows.read_rows():
             found += await self._decide_some(indexes)
         await self._compare_parents()
         if circle := self._tree.set_levels():
@@ -219,6 +201,7 @@ class Sync:
         state.unknown += count(Action.WAIT)
         memory.count = await memory.known_count()
         if found < memory.count:
+            await rows.sort_keys()
             async for keys in memory.known_keys():
                 self._missing += [key for key in keys if key not in rows]
         state.missing = len(self._missing)
@@ -263,6 +246,8 @@ class Sync:
     async def _settle_absent_intents(self) -> None:
         """Settle creates of unknown outcome whose rows are gone."""
         memory, unknown = self._memory, self._options.unknown
+        if memory.intents:
+            await self._rows.sort_keys()
         absent = [key for key in memory.intents if key not in self._rows]
         if absent and self._target.has("find"):
             changes = [Change(Action.CHECK, key, memory.intents[key].name) for key in absent]
@@ -325,6 +310,31 @@ class Sync:
         for keys in await self._deletion_order():
             await self._deliver(self._items_to_delete(keys))
         self._delivery.finish()
+
+    async def _remember_lines(self) -> None:
+        """Remember the lines of the rows that agree with their items, for the next run."""
+        rows, memory = self._rows, self._memory
+        if not rows.layout:
+            return
+        await memory.journal.saved()
+        for indexes in rows.read_rows():
+            known = await memory.items([rows.keys[index] for index in indexes])
+            for index in indexes:
+                key = rows.keys[index]
+                item, listed = known.get(key), rows.listed[index] if rows.listed else None
+                rows.agrees[index] = (
+                    rows.lines[index] != 0
+                    and key not in memory.intents
+                    and item is not None
+                    and item.is_known
+                    and item.agrees(rows.digests[index], listed)
+                )
+        lines = RememberedLines(
+            array("q", compress(rows.lines, rows.agrees)),
+            array("q", compress(rows.keys, rows.agrees)),
+        )
+        if lines != rows.remembered or not memory.state.layout:
+            memory.remember_lines(rows.layout, lines)
 
     async def _deliver(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.rows import RowConverter
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Changes, Journal
-from asyncclients.backfill.state.sync_state import Item, SyncMemory
+from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import Action, decide
 from asyncclients.backfill.sync_input import SyncInput, deletion_order
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, row_digests, shape_of
 from asyncclients.errors import InputError
+from asyncclients.vendors.intouch import NewContact
 
 SENT, OTHER = 1, 2
 LOST = Item(sent=None, listed=None, id="1")
@@ -130,6 +132,19 @@ def test_deletion_order_has_children_before_parents(parents: list[int]) -> None:
         assert item.parent is None or place[key] < place[int(item.parent)]
 
 
+def test_convert_all_equals_convert() -> None:
+    """Rows that are converted at once have the values of rows converted one by one."""
+    converter = RowConverter(NewContact, None)
+    rows: list[dict[str, Any]] = [
+        {"email": "a@x.org", "first_name": "A"},
+        {"email": "b@x.org", "custom_fields": {}},
+    ]
+    expected = [converter.convert(row, coerce=True) for row in rows]
+    assert converter.convert_all([*rows], coerce=True) == expected
+    for unusual in ({"email": 5}, None, {"custom_fields.age": 1, "email": "x"}, "text"):
+        assert converter.convert_all([rows[0], unusual], coerce=False) is None
+
+
 async def test_input_knows_its_keys_and_finds_duplicates() -> None:
     """Keys of all digests are found, and no others; two equal ones are an error."""
     target, converter = Target(Plain(), "key"), RowConverter(None, None)
@@ -137,14 +152,18 @@ async def test_input_knows_its_keys_and_finds_duplicates() -> None:
     def ignore(row: Row, error: BaseException) -> None:
         raise AssertionError(row, error)
 
+    async def nothing(layout: str) -> RememberedLines:
+        assert layout == ""  # an iterable has no lines
+        return RememberedLines(array("q"), array("q"))
+
     rows = SyncInput([{"key": number} for number in range(2000)], target, converter)
-    await rows.examine(ignore, compare_listed=False)
+    await rows.examine(ignore, nothing, compare_listed=False)
     assert len(rows) == 2000
     assert all(key_digest(str(number)) in rows for number in range(2000))
     assert not any(key_digest(str(number)) in rows for number in range(2000, 4000))
     twice = SyncInput([{"key": number % 1999} for number in range(2000)], target, converter)
     with pytest.raises(InputError, match="lines 1 and 2000 have the key '0'"):
-        await twice.examine(ignore, compare_listed=False)
+        await twice.examine(ignore, nothing, compare_listed=False)
 
 
 async def test_memory_finds_items_whose_commit_starts_during_the_read(

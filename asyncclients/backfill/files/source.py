@@ -15,25 +15,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from array import array
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
 from contextlib import closing, suppress
 from inspect import isgenerator
 from pathlib import Path
 from threading import Semaphore, Thread
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import Any, NamedTuple, TypeGuard, TypeVar, cast
 
 import msgspec
 
 from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import ParquetReader
+from asyncclients.backfill.files.text import KnownLines, TextReader
 from asyncclients.core.events import logger
 from asyncclients.errors import InputError, encodable, error_text
 from asyncclients.own_files import finish_before_cancel, in_thread, outcome_of
 
 _CHUNK_ROWS = 256
 _CHUNK_BYTES = 2**20
+_SKIPPED_LINES = 2**14
 _COUNTED_ROWS = 2**15
 """Rows that are counted before a cancellation is noticed."""
 _READ_AHEAD = 256
@@ -66,6 +69,20 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     data: Any
     error: str = ""
     is_edited: bool = False
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a file that was compared with the lines of an earlier one.
+
+    Attributes:
+        known: places of their lines among the known ones; empty if they are new.
+        rows: the rows, if they are new.
+        lines: digest of the line of each of *rows*, 0 if it has several.
+    """
+
+    known: range
+    rows: list[Row]
+    lines: array[int]
 
 
 def is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
@@ -107,20 +124,44 @@ class FileSource:
         self._rows = iter(file)
         self._encoding_error: InputError | None = None
 
+    @property
+    def has_lines(self) -> bool:
+        """True if lines can be known."""
+        return isinstance(self._file, TextReader)
+
     async def chunk(self) -> list[Row]:
         """Return the next rows; an empty list at the end."""
-        return await in_thread(self._chunk)  # a cancellation waits for the thread
+        return [row for block in await self.blocks(None) for row in block.rows]
 
-    def _chunk(self) -> list[Row]:
-        rows: list[Row] = []
-        end_size = self._file.size + _CHUNK_BYTES
-        for line, data, error in self._rows:
-            self._count += 1
-            rows.append(Row(self._count, line, data, error))
-            if len(rows) == _CHUNK_ROWS or self._file.size > end_size:
+    async def blocks(self, known: KnownLines | None) -> list[Block]:
+        """Return the next rows, without reading those in *known* lines; an empty list at the end."""
+        return await in_thread(self._blocks, known)  # a cancellation waits for the thread
+
+    def _blocks(self, known: KnownLines | None) -> list[Block]:
+        blocks: list[Block] = []
+        lines = self._file if known is not None and isinstance(self._file, TextReader) else None
+        end_line = _SKIPPED_LINES + (0 if lines is None else lines.number)
+        read, end_size = 0, self._file.size + _CHUNK_BYTES
+        while read < _CHUNK_ROWS and self._file.size <= end_size:
+            if lines is not None and known is not None:
+                if lines.number >= end_line:
+                    break
+                if places := known.skip(lines):
+                    blocks.append(Block(places, [], array("q")))
+                    self._count += len(places)
+                    continue
+            parsed = next(self._rows, None)
+            if parsed is None:
                 break
+            line, data, error = parsed
+            read, self._count = read + 1, self._count + 1
+            if not blocks or blocks[-1].known:
+                blocks.append(Block(range(0), [], array("q")))
+            blocks[-1].rows.append(Row(self._count, line, data, error))
+            is_line = lines is not None and line == lines.number
+            blocks[-1].lines.append(lines.last_digest() if lines and is_line else 0)
         self._file.check_unchanged()
-        return rows
+        return blocks
 
     async def count(self) -> int | None:
         """Return the number of all rows; None if it is unknown.
@@ -204,6 +245,13 @@ class IterableSource:
             number = next(self._numbers)
             return [Row(number, number, data)]
         return []
+
+    async def blocks(self, _: KnownLines | None) -> list[Block]:
+        """Return the next rows, some hundreds; an empty list at the end."""
+        rows: list[Row] = []
+        while len(rows) < _CHUNK_ROWS and (chunk := await self.chunk()):
+            rows += chunk
+        return [Block(range(0), rows, array("q", bytes(8 * len(rows))))] if rows else []
 
     async def count(self) -> int | None:
         """Return the number of rows; None if the iterable does not know it."""

@@ -1,6 +1,9 @@
 """Text files, plain or gzip: recognise those in another format, and read their lines.
 
 CSV and JSON lines are read as UTF-8 with or without a byte order mark. Readers run in a thread.
+
+A reader takes one line at a time. Between two rows it can skip lines that an earlier run has read:
+a line that was one whole row, and follows the end of a row, is the same row again.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import os
 import re
 import stat
 import zlib
+from array import array
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import islice
+from hashlib import blake2b
+from itertools import islice, takewhile
 from pathlib import Path
 from shlex import quote
 from shutil import which
@@ -54,6 +59,12 @@ _ENCODINGS = (
     (rb"[^\n]*\x00", "is UTF-16 without a byte order mark, or not text", "UTF-16LE"),
 )
 """(pattern of the first bytes, problem, name of the encoding for iconv), after the formats."""
+_AHEAD = 2**16
+"""Characters that are read ahead to be compared, and at most one line more."""
+_SIZE = 8
+"""Bytes of a digest."""
+_WINDOW = 4096
+"""Known lines among which an unexpected line is searched. If more were removed, the rest is read."""
 
 
 @lru_cache(maxsize=16)
@@ -98,7 +109,7 @@ class TextReader:
 
     Attributes:
         head: the first bytes, unpacked, at most 4,096.
-        number: of the last line that was read, from 1.
+        number: of the last line that was read or skipped, from 1.
         last: the last line that was read.
         is_at_end: all lines have been read.
         size: number of characters of the lines that were read.
@@ -113,6 +124,9 @@ class TextReader:
         self.path, self._raw, self._codec = path, file, codec.removesuffix("-sig")
         self.check_unchanged = change_check(path, file)
         self.number, self.size, self.last, self.is_at_end = 0, 0, "", False
+        self._ahead: list[str] = []
+        self._digests = b""
+        self._place = 0
         try:
             is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
             stream = cast("io.BufferedReader", gzip.GzipFile(fileobj=file) if is_gzip else file)
@@ -160,34 +174,45 @@ class TextReader:
         return sum(1 for _ in islice(self.records(), most))
 
     def read_lines(self) -> Iterator[str]:
-        """Yield the lines, with their ends."""
-        while line := self._readline():
+        """Yield the lines that are not skipped, with their ends."""
+        while True:
+            if self._place < len(self._ahead):
+                line = self._ahead[self._place]
+                self._place += 1
+            else:
+                line = self._readline(self.number + 1)
+            if not line:
+                break
             self.number += 1
             self.size += len(line)
             self.last = line
-            if not (self._is_utf8 or line.isascii()):
-                self._check_utf8(line)
+            if not line.isascii():
+                self._check_utf8(self.number, line)
             yield line
         self.is_at_end = True
 
-    def _readline(self) -> str:
+    def _readline(self, number: int) -> str:
         try:
             line = self._text.readline(MAX_LENGTH)
         except _READ_ERRORS as error:
             raise self._read_error(error) from None
         if len(line) >= MAX_LENGTH:
             problem = f"is longer than {MAX_LENGTH // 2**20} MB"
-            raise self.input_error(problem, "Put each row on a line of its own", self.number + 1)
+            raise self.input_error(problem, "Put each row on a line of its own", number)
         return line
 
-    def _check_utf8(self, line: str) -> None:
-        text = line.encode(self._codec, "surrogateescape")
-        try:
-            text.decode()
-        except UnicodeDecodeError as bad:
-            self._not_utf8 = self._not_utf8 or (self.number, text[bad.start])
-        else:
-            self._is_utf8 = True
+    def _bytes(self, line: str) -> bytes:
+        return line.encode(self._codec, "surrogateescape")
+
+    def _check_utf8(self, number: int, line: str) -> None:
+        if not self._is_utf8:
+            text = self._bytes(line)
+            try:
+                text.decode()
+            except UnicodeDecodeError as bad:
+                self._not_utf8 = self._not_utf8 or (number, text[bad.start])
+            else:
+                self._is_utf8 = True
 
     def encoding_error(self) -> InputError | None:
         """Return the error of a file that is not UTF-8 in any of its lines that are not ASCII.
@@ -199,3 +224,74 @@ class TextReader:
         line, byte = self._not_utf8
         problem = f"is not UTF-8 (byte 0x{byte:02X}), and neither is any other line"
         return self.input_error(problem, as_utf8(self.path, EXCEL), line)
+
+    # --- Known lines ----------------------------------------------------------------------
+
+    def last_digest(self) -> int:
+        """Return the digest of the last line, as a number of an array.
+
+        It is 0 for a line with a byte order mark, which is valid in the first line only.
+        """
+        if self._bytes(self.last).startswith(BOM_UTF8):
+            return 0
+        return array("q", self._digest(self.last))[0]
+
+    def _digest(self, line: str) -> bytes:
+        return blake2b(self._bytes(line), digest_size=_SIZE).digest()
+
+    def next_digests(self) -> bytes:
+        """Return the digests of some of the next lines, one after the other; none at the end."""
+        if self._place == len(self._ahead):
+            lines: list[str] = []
+            size = 0
+            while size < _AHEAD and (line := self._readline(self.number + len(lines) + 1)):
+                lines.append(line)
+                size += len(line)
+            self._ahead, self._place = lines, 0
+            self._digests = b"".join([self._digest(line) for line in lines])
+        return self._digests[self._place * _SIZE :]
+
+    def skip(self, count: int) -> None:
+        """Skip *count* of the lines whose digests were returned last."""
+        skipped = self._ahead[self._place : self._place + count]
+        if not "".join(skipped).isascii():
+            for number, line in enumerate(skipped, self.number + 1):
+                if not line.isascii():
+                    self._check_utf8(number, line)
+        self._place += count
+        self.number += count
+
+
+class KnownLines:
+    """Digests of lines that are known, in the order of the file in which they were.
+
+    Each is recognised once at most, and none that is before one that was recognised. Lines that
+    have moved count as new.
+    """
+
+    def __init__(self, digests: array[int]) -> None:
+        self._digests = digests.tobytes()
+        self._next = 0
+
+    def skip(self, lines: TextReader) -> range:
+        """Skip the next of *lines* as far as they are known; return their places in *digests*."""
+        if self._next * _SIZE >= len(self._digests) or not (found := lines.next_digests()):
+            return range(0)
+        start, end = self._next * _SIZE, (self._next + _WINDOW) * _SIZE
+        while (place := self._digests.find(found[:_SIZE], start, end)) % _SIZE and place >= 0:
+            start = place + 1  # across two digests
+        if place < 0:
+            return range(0)
+        first = place // _SIZE
+        count = _equal(found, self._digests[place : place + len(found)])
+        lines.skip(count)
+        self._next = first + count
+        return range(first, self._next)
+
+
+def _equal(one: bytes, other: bytes) -> int:
+    """Return how many digests at the beginning of *one* and *other* are equal."""
+    if one == other:
+        return len(one) // _SIZE
+    pairs = zip(array("q", one), array("q", other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -43,7 +43,7 @@ from asyncclients.own_files import Lock, Outcome, finish_before_cancel, outcome_
 
 T = TypeVar("T")
 
-VERSION = 7
+VERSION = 6
 """Format of the file; a file of any other version is rejected."""
 APPLICATION = 0x61636C69
 """SQLite's `application_id` of the file."""
@@ -66,6 +66,7 @@ _TABLES = {
         "item": "key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent",
         "sync_intent": "key INTEGER PRIMARY KEY, name TEXT, line INTEGER, row BLOB, reason TEXT",
         "rejected": "key INTEGER PRIMARY KEY, digest INTEGER NOT NULL, reason TEXT NOT NULL",
+        "line": "number INTEGER PRIMARY KEY, digests BLOB NOT NULL, keys BLOB NOT NULL",
     },
 }
 """Kind of job -> table -> columns; all kinds have the table `job` as well."""

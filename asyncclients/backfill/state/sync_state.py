@@ -6,13 +6,18 @@
 |             | digest of the item as it was last listed; id of its parent, in a tree          |
 | sync_intent | a create that is on the wire, or whose outcome is unknown                      |
 | rejected    | digest of a row that the vendor rejected, and the reason                       |
+| line        | digests of the lines and keys of the rows that agree with their items, in the  |
+|             | order of the input, many in each row                                           |
 
-Keys and rows are stored as 64-bit digests, so that an item costs less than 100 bytes. An item
-without either digest was not in the vendor's list when it was last read.
+Keys and rows are stored as 64-bit digests, so that an item costs less than 100 bytes. An item without either digest was not in the vendor's list when it was last read.
+
+The lines are valid as long as no item and no intent changes: the commit of the first change also
+clears `SyncState.layout`, and a run that ends writes all lines anew.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +31,7 @@ from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark, descri
 _KNOWN = "id IS NOT NULL AND (sent IS NOT NULL OR listed IS NOT NULL)"
 _KILLED = "the run was killed before the response arrived"
 _PAGE = 5_000
-"""Items read from the journal at once."""
+"""Items read from the journal at once, and lines in one of its rows."""
 _NO_DIGEST = 0
 """Digest of no row."""
 
@@ -68,6 +73,13 @@ class Item(NamedTuple):
         return self.listed == listed if self.sent is None else self.sent == digest
 
 
+class RememberedLines(NamedTuple):
+    """Digests of the lines of an input whose rows agree with their items, and of the rows' keys."""
+
+    digests: array[int]
+    keys: array[int]
+
+
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """A create that may or may not have been executed.
 
@@ -83,22 +95,6 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Agreed(msgspec.Struct, frozen=True):
-    """A file whose rows all agree with their items, as long as no item changes.
-
-    Attributes:
-        fingerprint: identifies its rows.
-        unchanged: number of its rows.
-        skipped: number of further rows, with nothing to send.
-        missing: number of items that have no row.
-    """
-
-    fingerprint: str
-    unchanged: int
-    skipped: int
-    missing: int
-
-
 class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces: the counts of the last run, as in `SyncReport`.
 
@@ -109,7 +105,7 @@ class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
         page: the page of the vendor's list at which an interrupted adoption resumes; 0 if none.
         shape: the fields that the adoption compares.
         failures: how much of the file of failed rows is saved.
-        agreed: the file of the last run; cleared by the commit of the first change after it.
+        layout: identifies how a line of the input becomes a row; empty if the lines are not valid.
         complete: the last run reached its end.
     """
 
@@ -132,7 +128,7 @@ class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
     page: int = 0
     shape: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     failures: Mark = Mark()
-    agreed: Agreed | None = None
+    layout: str = ""
     complete: bool = False
 
     def report(self, failures: str | None) -> SyncReport:
@@ -172,7 +168,7 @@ class SyncMemory:
         """Return the memory stored in *journal*."""
         memory = cls(journal)
         found = await journal.state(SyncState) or SyncState()
-        memory.state = SyncState(page=found.page, shape=found.shape, agreed=found.agreed)
+        memory.state = SyncState(page=found.page, shape=found.shape, layout=found.layout)
         for key, name, line, row, reason in await journal.read("SELECT * FROM sync_intent"):
             data = msgspec.json.decode(row)
             intent = Intent(name=name, line=line, row=data, reason=reason or _KILLED)
@@ -227,12 +223,34 @@ class SyncMemory:
         sql = "SELECT 1 FROM item WHERE listed IS NOT NULL LIMIT 1"
         return bool(await self.journal.read(sql))
 
+    async def lines(self, layout: str) -> RememberedLines:
+        """Return the lines of the last run, none if they are not valid or had another *layout*."""
+        found = RememberedLines(array("q"), array("q"))
+        if layout and layout == self.state.layout:
+            for digests, keys in await self.journal.read(
+                "SELECT digests, keys FROM line ORDER BY number"
+            ):
+                found.digests.frombytes(digests)
+                found.keys.frombytes(keys)
+        return found
+
     # --- Changes ----------------------------------------------------------------------------
+
+    def remember_lines(self, layout: str, lines: RememberedLines) -> None:
+        """Replace the lines by those of this run, whose changes are all saved."""
+        rows = [
+            (first, lines.digests[first : first + _PAGE].tobytes(), keys.tobytes())
+            for first in range(0, len(lines.keys), _PAGE)
+            if (keys := lines.keys[first : first + _PAGE])
+        ]
+        self._before.append(Statement("DELETE FROM line", [()]))
+        self._before.append(Statement("INSERT INTO line VALUES (?, ?, ?)", rows))
+        self.state.layout = layout
 
     def remember(self, key: int, item: Item) -> None:
         """Store *item*; its create, if one was recorded, has succeeded."""
         self._changed["item"][key] = (key, *item)
-        self.state.agreed = None
+        self.state.layout = ""
         self.remove_intent(key)
 
     def doubt(self, key: int, item: Item) -> None:
@@ -242,13 +260,13 @@ class SyncMemory:
     def forget(self, key: int) -> None:
         """Remove the item and the rejection of *key*."""
         self._changed["item"][key] = None
-        self.state.agreed = None
+        self.state.layout = ""
         self.accept(key)
 
     def add_intent(self, key: int, intent: Intent) -> None:
         """Record that a create is about to be sent, or that its outcome is unknown."""
         self.intents[key] = intent
-        self.state.agreed = None
+        self.state.layout = ""
         row = encode_row(intent.row)
         self._changed["sync_intent"][key] = (key, intent.name, intent.line, row, intent.reason)
 
@@ -269,7 +287,7 @@ class SyncMemory:
 
     def begin_adoption(self, shape: dict[str, Any]) -> None:
         """Regard all items as lost until they are listed."""
-        self.state.page, self.state.shape, self.state.agreed = 1, shape, None
+        self.state.page, self.state.shape, self.state.layout = 1, shape, ""
         self._before.append(Statement("UPDATE item SET sent = NULL, listed = NULL", [()]))
 
     def write_failure(self, row: Row, failure: BaseException) -> None:

@@ -1,4 +1,4 @@
-"""A sync does not read a file again in which nothing has changed, and decides as if it did."""
+"""A sync reads only the rows whose lines are new, and decides as if it read all of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from asyncclients import (
 from asyncclients.backfill import sync
 from asyncclients.backfill.rows import RowConverter
 from asyncclients.backfill.sync import SyncKeywords
-from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.errors import InvalidValueError
 
 COUNTS = ("created", "updated", "deleted", "unchanged", "missing", "failed", "unknown", "skipped")
@@ -120,7 +119,7 @@ def failures(report: Any) -> list[Any]:
 
 
 def slowly(work: Callable[[], object]) -> object:
-    """The result of *work*, in which each file is read."""
+    """The result of *work*, in which each row is read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RowConverter, "fingerprint", "")
         return work()
@@ -212,7 +211,7 @@ def compare(is_csv: bool, rows: list[tuple[str, str]], runs: list[Any]) -> None:
 def test_sync_decides_as_if_it_read_all_rows(
     is_csv: bool, rows: list[tuple[str, str]], runs: list[Any]
 ) -> None:
-    """After any edits the calls, counts and errors are those of a sync that reads all rows."""
+    """After any edits the calls, counts and errors are those of a sync without known lines."""
     compare(is_csv, rows, runs)
 
 
@@ -227,73 +226,122 @@ def test_sync_decides_as_if_it_read_all_rows_of_many_files(
     compare(is_csv, rows, runs)
 
 
-# --- Which files are read -------------------------------------------------------------------
+# --- Which rows are read --------------------------------------------------------------------
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
     """The keys of the rows that are read from now on."""
     keys: dict[str, bool] = {}
-    key_of: Any = SyncInput.key_of
+    convert: Any = RowConverter.convert
 
-    def noted(self: SyncInput, value: Any, data: Any) -> Any:
+    def noted(self: RowConverter, data: Any, *, coerce: bool) -> Any:
         keys[data["id"]] = True
-        return key_of(self, value, data)
+        return convert(self, data, coerce=coerce)
 
-    monkeypatch.setattr(SyncInput, "key_of", noted)
+    monkeypatch.setattr(RowConverter, "convert", noted)
     return keys
 
 
+def csv_of(names: dict[str, str]) -> str:
+    return "\n".join(["id,name", *(csv_line(row) for row in names.items()), ""])
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_sync_does_not_read_a_file_without_a_change(
+def test_sync_reads_only_new_and_changed_rows(
     tmp_path: Path, read: dict[str, bool], suffix: str
 ) -> None:
-    """The same file has the same counts, unread; an edited file is read in full."""
+    """After inserted, changed and deleted rows, the other rows are not read."""
 
     def content() -> str:
         lines = [json_line(row) for row in names.items()]
-        return "\n".join(
-            [*(["id,name", *map(csv_line, names.items())] if suffix == ".csv" else lines), ""]
-        )
+        return csv_of(names) if suffix == ".csv" else "\n".join([*lines, ""])
 
-    names = {f"k{n}": "A" for n in range(300)}
+    names = {f"k{n}": "A" for n in range(1000)}
     job = Job(tmp_path, "job", suffix)
     job.run(content(), concurrency=200)
-    del names["k7"]
-    job.run(content(), concurrency=200)
+    assert len(read) == 1000
     read.clear()
-    expected = {**dict.fromkeys(COUNTS, 0), "unchanged": 299, "missing": 1}
-    assert job.run(content()) == (expected, [])
+    job.run(content(), concurrency=200)
     assert not read
-    names["k9"] = "B"
-    counts, _ = job.run(content())
-    assert counts == {**expected, "updated": 1, "unchanged": 298}
-    assert len(read) == 299
+    names["k7"], names["k999"] = "B", "two\nlines"
+    for number in (20, 21, 500):
+        del names[f"k{number}"]
+    names = {"first": "A", **names, "last": "A"}
+    counts, _ = job.run(content(), concurrency=200)
+    assert counts == {**dict.fromkeys(COUNTS, 0), **EXPECTED}
+    assert read.keys() == {"first", "k7", "k999", "last"}
 
 
-def test_sync_reads_an_unchanged_file_to_delete_missing_items(
+EXPECTED = {"created": 2, "updated": 2, "unchanged": 995, "missing": 3}
+
+
+def test_sync_finds_the_lines_after_many_removed_ones(
     tmp_path: Path, read: dict[str, bool]
 ) -> None:
-    """Items without a row are deleted by the first run that is asked to."""
+    """After 2,000 removed rows about one row in 32 of them is read until a line is known again."""
+    names = {f"k{n}": "A" for n in range(3000)}
     job = Job(tmp_path, "job", ".csv")
-    job.run("id,name\nk1,A\nk2,A\n")
-    for on_missing, found in (("keep", "missing"), ("delete", "deleted"), ("delete", "")):
-        counts, _ = job.run("id,name\nk1,A\n", on_missing=on_missing)
-        assert {name for name in counts if counts[name]} == {
-            "unchanged",
-            *([found] if found else []),
-        }
-    assert len(job.shop.items) == 1
+    job.run(csv_of(names), concurrency=200)
     read.clear()
-    job.run("id,name\nk1,A\n", on_missing="delete")
-    assert not read
+    job.run(csv_of({key: name for key, name in names.items() if int(key[1:]) >= 2000}))
+    assert len(read) <= 2000 / 32 + 2
 
 
-def test_sync_reads_a_file_again_after_a_limit(tmp_path: Path) -> None:
-    """The rows that the limit has left out are sent by the next run."""
+def test_sync_reads_rows_with_several_lines(tmp_path: Path, read: dict[str, bool]) -> None:
+    """A row over two lines is read again, and one of its lines is never taken for a row."""
     job = Job(tmp_path, "job", ".csv")
-    created = [job.run("id,name\nk1,A\nk2,A\nk3,A\n", limit=2)[0]["created"] for _ in range(3)]
-    assert created == [2, 1, 0]
+    job.run('id,name\nk1,"a\nk2,A\nb"\nk2,A\nk3,A\n')
+    read.clear()
+    job.run('id,name\nk1,"a\nk2,A\nb"\nk2,A\nk3,A\n')
+    assert [*read] == ["k1"]
+    read.clear()
+    found = job.run('id,name\nk1,"a\nk2,A\nk3,A\nb"\n')
+    assert found == ({**dict.fromkeys(COUNTS, 0), "updated": 1, "missing": 2}, [])
+    job.run('id,name\nk1,"a\nb b\nc c\nk2,A"\n')
+    found = job.run('id,name\nk2,A"\n')
+    assert found == ({**dict.fromkeys(COUNTS, 0), "updated": 1, "missing": 2}, [])
+
+
+@pytest.mark.parametrize(
+    ("rows", "lines"),
+    [
+        ("k1,A\nk2,A\nk2,A\nk3,A\n", "3 and 4"),
+        ("k1,A\nk2,A\nk3,A\nk2,A\n", "3 and 5"),
+        ("K2,B\nk1,A\nk2,A\nk3,A\n", "2 and 4"),
+    ],
+)
+def test_sync_finds_duplicates_of_unchanged_rows(tmp_path: Path, rows: str, lines: str) -> None:
+    """A second row with the key of an unchanged one is an error that names both lines."""
+    job = Job(tmp_path, "job", ".csv")
+    job.run("id,name\nk1,A\nk2,A\nk3,A\n")
+    _, message = job.run(f"id,name\n{rows}")
+    assert f"lines {lines} have the key" in message
+
+
+def test_sync_reads_a_line_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """The mark is valid in the first line only, also in a line that was the first before."""
+    job = Job(tmp_path, "job", ".jsonl")
+    marked, other = '\ufeff{"id":"k1"}\n', '{"id":"k2"}\n'
+    job.run(marked)
+    assert job.run(marked) == ({**dict.fromkeys(COUNTS, 0), "unchanged": 1}, [])
+    counts, failed = job.run(other + marked)
+    assert (counts["created"], counts["failed"], counts["unchanged"]) == (1, 1, 0)
+    assert [line for line, _ in failed] == [2]
+
+
+@pytest.mark.parametrize("known", ["Köln", "Kiel"])
+def test_sync_takes_unchanged_rows_into_account_for_the_encoding(
+    tmp_path: Path, known: str
+) -> None:
+    """A damaged row fails if an unchanged one shows that the file is UTF-8, else the file is refused."""
+    job = Job(tmp_path, "job", ".csv")
+    job.run(f"id,name\nk1,A\nk2,{known}\n")
+    found = job.run(f"id,name\nk1,A\nk2,{known}\nk3,M\udcfcnchen\n")
+    if known == "Kiel":
+        assert found[0] == 4
+    else:
+        assert found[0] == {**dict.fromkeys(COUNTS, 0), "unchanged": 2, "failed": 1}
 
 
 def test_sync_never_takes_a_rejected_row_for_an_unchanged_one(tmp_path: Path) -> None:
@@ -307,7 +355,7 @@ def test_sync_never_takes_a_rejected_row_for_an_unchanged_one(tmp_path: Path) ->
     assert [call[0] for call in job.shop.calls] == ["create", "create", "update", "create"]
 
 
-def test_sync_reads_the_file_again_when_a_run_is_interrupted(tmp_path: Path) -> None:
+def test_sync_forgets_lines_when_a_run_is_interrupted(tmp_path: Path) -> None:
     """After updates of a run that did not end, the rows of the day before are sent again."""
     job = Job(tmp_path, "job", ".csv")
     job.run("id,name\nk1,A\nk2,A\nk3,A\n")
@@ -336,6 +384,16 @@ def test_sync_creates_again_what_it_has_deleted(tmp_path: Path) -> None:
     found = job.run("id,name\nk1,A\nk2,A\n")
     assert found == ({**dict.fromkeys(COUNTS, 0), "created": 1, "unchanged": 1}, [])
     assert len(job.shop.items) == 2
+
+
+def test_sync_reads_all_rows_if_columns_have_changed(tmp_path: Path, read: dict[str, bool]) -> None:
+    """Equal lines under another header are other rows."""
+    job = Job(tmp_path, "job", ".csv")
+    job.run("id,name,x\nk1,A,B\nk2,C,D\n")
+    read.clear()
+    counts, _ = job.run("id,x,name\nk1,A,B\nk2,C,D\n")
+    assert counts["updated"] == 2
+    assert [*read] == ["k1", "k2"]
 
 
 def test_sync_reads_all_rows_if_they_are_mapped_by_a_function(tmp_path: Path) -> None:
