@@ -7,7 +7,6 @@ it twice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -96,40 +95,15 @@ Match: TypeAlias = Callable[[SandboxRequest], bool] | str | None
 
 
 @dataclass(slots=True)
-class _Order:
+class Injected:
+    """A fault for the next `times` requests that `match` selects."""
+
     fault: Fault
-    left: float
+    times: float
     match: Match
 
-    def fits(self, call: SandboxRequest) -> bool:
+    def selects(self, call: SandboxRequest) -> bool:
+        """Return True if *call* gets the fault."""
         if callable(self.match):
             return self.match(call)
         return (self.match or "") in f"{call.method} {call.path}"
-
-
-class Faults:
-    """The faults of one vendor, applied in the order in which they were added."""
-
-    def __init__(self) -> None:
-        self._orders: list[_Order] = []
-
-    def add(self, fault: Fault, times: int | None, match: Match) -> None:
-        """Add *fault* for the next *times* matching requests (None: for all)."""
-        if times is not None and times < 1:
-            msg = f"times is {times}; give the number of requests to fail, or None for all"
-            raise ValueError(msg)
-        self._orders.append(_Order(fault, math.inf if times is None else times, match))
-
-    def clear(self) -> None:
-        """Remove all faults."""
-        self._orders.clear()
-
-    def take(self, call: SandboxRequest) -> Fault | None:
-        """Return the fault for *call*, if any, and count it."""
-        for order in self._orders:
-            if order.fits(call):
-                order.left -= 1
-                if not order.left:
-                    self._orders.remove(order)
-                return order.fault
-        return None

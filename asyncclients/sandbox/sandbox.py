@@ -8,6 +8,7 @@ the beginning of 2026, so equal runs have equal bodies.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -18,7 +19,7 @@ from aiohttp import web
 
 from .digital_onboarding import DigitalOnboarding
 from .emma import Emma
-from .faults import Fault, Match, named
+from .faults import Fault, Injected, Match, named
 from .intempt import Intempt
 from .intouch import Intouch
 from .server import QuotaSpec, Summary, VendorServer
@@ -143,8 +144,12 @@ class Sandbox:
         requests: a text contained in `METHOD /path`, or a function of the `SandboxRequest`.
         Requests that the limit or the login rejects are not affected.
         """
+        if times is not None and times < 1:
+            msg = f"times is {times}; give the number of requests to fail, or None for all"
+            raise ValueError(msg)
         what = named(fault) if isinstance(fault, str) else fault
-        self._vendors[vendor].faults.add(what, times, match)
+        left = math.inf if times is None else times
+        self._vendors[vendor].faults.append(Injected(what, left, match))
 
     def heal(self, vendor: VendorName) -> None:
         """Remove the injected faults of *vendor*."""

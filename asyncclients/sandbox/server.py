@@ -17,13 +17,13 @@ import asyncio
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeAlias
 
 from aiohttp import web
 
-from .faults import Fault, Faults
+from .faults import Fault, Injected
 from .limits import Rules, ServerLimit
 from .vendor import RejectedError, Reply, SandboxRequest, Vendor, segments_of
 
@@ -77,16 +77,6 @@ class Summary:
         self.last_at = request.at if self.last_at is None else max(self.last_at, request.at)
 
 
-@dataclass(slots=True)
-class _Exchange:
-    """A request on its way through the server; without a *reply* it gets no response."""
-
-    call: SandboxRequest
-    limit: ServerLimit | None = None
-    fault: Fault | None = None
-    reply: Reply | None = None
-
-
 class VendorServer:
     """Serves one vendor over HTTP."""
 
@@ -101,7 +91,7 @@ class VendorServer:
     ) -> None:
         self.vendor = vendor
         self.recent: deque[SandboxRequest] = deque(maxlen=history)
-        self.faults = Faults()
+        self.faults: list[Injected] = []
         self.closing = asyncio.Event()
         self._quota = quota
         if callable(quota):
@@ -114,23 +104,28 @@ class VendorServer:
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
-        exchange = self._admit(request)
+        call, limit, reply = self._admit(request)
         try:
-            body = await request.content.read()
+            call = replace(call, body=await request.content.read())
         except (ConnectionError, web.RequestPayloadError):
-            self._record(exchange, None)
+            self._record(call, None)
             return web.Response(status=400)
-        exchange.call = replace(exchange.call, body=body)
-        self._answer(exchange)
+        fault = None
+        if reply is None:
+            fault = self._next_fault(call)
+            reply = self._execute(call, fault)
+        if reply and limit:
+            headers = self.vendor.limit_headers(limit, call.at, rejected=call.rejected)
+            reply = replace(reply, headers={**headers, **reply.headers})
+        self._record(call, reply)
         seconds, jitter = self._latency
-        fault, random = exchange.fault, self.vendor.random
-        seconds += random.expovariate(1 / jitter) if jitter > 0 else 0.0
+        seconds += self.vendor.random.expovariate(1 / jitter) if jitter > 0 else 0.0
         seconds += fault.seconds if fault else 0.0
         if seconds > 0:
             await self._pause(seconds)
         if fault and fault.kind == "hang":
             await self._pause(None)
-        return await _send(request, exchange)
+        return await _send(request, reply, is_cut=fault is not None and fault.kind == "cut")
 
     async def _pause(self, seconds: float | None) -> None:
         """Wait *seconds* (None: for ever), but not beyond the end of the sandbox."""
@@ -138,8 +133,10 @@ class VendorServer:
             async with asyncio.timeout(seconds):
                 await self.closing.wait()
 
-    def _admit(self, request: web.BaseRequest) -> _Exchange:
-        """Check the credential and the limit of *request*."""
+    def _admit(
+        self, request: web.BaseRequest
+    ) -> tuple[SandboxRequest, ServerLimit | None, Reply | None]:
+        """Check the credential and the limit of *request*; a reply rejects it."""
         now = asyncio.get_running_loop().time()
         path = request.rel_url.raw_path
         call = SandboxRequest(
@@ -154,11 +151,11 @@ class VendorServer:
         try:
             call = replace(call, credential=self.vendor.credential(call))
         except RejectedError as rejected:
-            return _Exchange(call, reply=rejected.reply)
+            return call, None, rejected.reply
         limit = self._limit_of(call)
         if limit is None or limit.admit(now):
-            return _Exchange(call, limit)
-        return _Exchange(replace(call, rejected=True), limit, reply=self.vendor.over_limit())
+            return call, limit, None
+        return replace(call, rejected=True), limit, self.vendor.over_limit()
 
     def _limit_of(self, call: SandboxRequest) -> ServerLimit | None:
         quota, credential = self._quota, call.credential
@@ -170,34 +167,37 @@ class VendorServer:
         limit = self._limits[credential]
         return limit.of(f"{call.method} {call.path}") if isinstance(limit, Rules) else limit
 
-    def _answer(self, exchange: _Exchange) -> None:
-        """Decide on the response, and log the request."""
-        call, limit = exchange.call, exchange.limit
-        if exchange.reply is None:
-            fault = exchange.fault = self.faults.take(call)
-            if fault is None or fault.committed:
-                exchange.reply = self.vendor.answer(call)
-            if fault and (fault.reply or fault.kind in {"drop", "hang"}):
-                exchange.reply = fault.reply
-        if exchange.reply and limit:
-            headers = self.vendor.limit_headers(limit, call.at, rejected=call.rejected)
-            headers = {**headers, **exchange.reply.headers}
-            exchange.reply = replace(exchange.reply, headers=headers)
-        self._record(exchange, exchange.reply.status if exchange.reply else None)
+    def _next_fault(self, call: SandboxRequest) -> Fault | None:
+        """Return the first fault that selects *call*, and count it."""
+        for injected in self.faults:
+            if injected.selects(call):
+                injected.times -= 1
+                if not injected.times:
+                    self.faults.remove(injected)
+                return injected.fault
+        return None
 
-    def _record(self, exchange: _Exchange, status: int | None) -> None:
-        call = exchange.call
+    def _execute(self, call: SandboxRequest, fault: Fault | None) -> Reply | None:
+        """Execute *call*, unless the *fault* prevents it; return the response, None for none."""
+        reply = self.vendor.answer(call) if fault is None or fault.committed else None
+        if fault and (fault.reply or fault.kind in {"drop", "hang"}):
+            return fault.reply
+        return reply
+
+    def _record(self, call: SandboxRequest, reply: Reply | None) -> None:
+        status = reply.status if reply else None
         call = replace(call, body=call.body[:BODY_LIMIT], status=status)
         self.recent.append(call)
         self.summary.add(call)
 
 
-async def _send(request: web.BaseRequest, exchange: _Exchange) -> web.StreamResponse:
-    reply, fault = exchange.reply, exchange.fault
+async def _send(
+    request: web.BaseRequest, reply: Reply | None, *, is_cut: bool
+) -> web.StreamResponse:
     if reply is None:
         _close(request)
         return web.Response()
-    if fault is None or fault.kind != "cut":
+    if not is_cut:
         return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
     response = web.StreamResponse(status=reply.status, headers=reply.headers)
     response.content_length = len(reply.body) or 1

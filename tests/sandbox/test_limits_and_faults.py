@@ -201,7 +201,5 @@ async def test_fault_waits_for_an_accepted_call(sandbox: Sandbox, connect: Open)
 
 def test_fault_rejects_times_below_one() -> None:
     """The error is raised where the fault is injected."""
-    from asyncclients.sandbox.faults import Faults
-
     with pytest.raises(ValueError, match="times is 0"):
-        Faults().add(drop(), 0, None)
+        Sandbox().fail("intouch", drop(), 0)
