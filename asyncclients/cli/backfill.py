@@ -157,7 +157,11 @@ async def run(
         raise ValueError(
             f"--engine dbos needs a job database: set {DATABASE_URL} or give --database-url"
         )
-    await _check_jobs(file, jobs)
+    for job in jobs:  # before the first one starts
+        try:
+            await check(job)
+        except ValueError as bad:
+            raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
     if dry_run:
         jobs = [
             msgspec.structs.replace(job, options=replace(job.options, dry_run=True))
@@ -174,15 +178,6 @@ async def run(
         return _print_all(jobs, results, output)
 
     return await _interruptible(execute(), "run the same command to resume")
-
-
-async def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
-    """Check names, arguments and files of all *jobs* before the first one starts."""
-    for job in jobs:
-        try:
-            await check(job)
-        except ValueError as bad:
-            raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
 
 
 def _print_all(jobs: Sequence[Job], results: Sequence[Result], output: Output) -> int:

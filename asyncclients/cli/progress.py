@@ -85,7 +85,8 @@ class ProgressDisplay:
     def __exit__(self, *_: object) -> None:
         live, self._live = self._live, None
         if live is not None and live.is_started:
-            self._draw(live.stop)
+            with suppress(OSError, ValueError):  # ValueError: the stream was closed
+                live.stop()
 
     def job(self, name: str) -> Callable[[Progress], None]:
         """Return a `progress=` callback that shows a job as *name*."""
@@ -94,9 +95,7 @@ class ProgressDisplay:
 
         def show(progress: Progress) -> None:
             job.state = progress
-            if self._live is not None:
-                self._draw(self._refresh)
-            elif not self._quiet and self._is_due(job):
+            if not self._draw() and not self._quiet and self._is_due(job):
                 say(f"{name}: {progress_text(progress)}", sys.stderr)
 
         return show
@@ -109,9 +108,7 @@ class ProgressDisplay:
             if len(self._jobs) > 1:
                 job = self._jobs[encodable(name)]
                 job.failure = _short(str(failure))
-                if self._live is not None:
-                    self._draw(self._refresh)
-                elif not self._quiet:
+                if not self._draw() and not self._quiet:
                     say(f"{encodable(name)}: failed: {job.failure}", sys.stderr)
             raise
 
@@ -125,22 +122,20 @@ class ProgressDisplay:
         self._lines += 1
         return True
 
-    def _refresh(self) -> None:
-        if self._live is not None:
-            if not self._live.is_started:
-                self._live.start()
-                self._live.console.show_cursor()  # a killed process cannot show it again
-            self._live.refresh()
-
-    def _draw(self, draw: Callable[[], None]) -> None:
-        """Call *draw*; draw no more if the terminal is gone."""
+    def _draw(self) -> bool:
+        """Draw the bars if there are any, and none any more if the terminal is gone."""
+        live = self._live
+        if live is None:
+            return False
         try:
-            draw()
-        except (OSError, ValueError):  # ValueError: the stream was closed
-            live, self._live, self._quiet = self._live, None, True
-            if live is not None:
-                with suppress(OSError, ValueError):
-                    live.stop()
+            if not live.is_started:
+                live.start()
+                live.console.show_cursor()  # a killed process cannot show it again
+            live.refresh()
+        except (OSError, ValueError):
+            self._quiet = True
+            self.__exit__()
+        return True
 
     def bars(self, width: int) -> Group:
         """Return the bar of each job, with its notes below it if there are any."""

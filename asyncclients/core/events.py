@@ -199,12 +199,7 @@ _SHARE_THE_QUOTA = (
 
 
 class ScopeEvents:
-    """Logs and emits what happens to the queue of one scope.
-
-    Attributes:
-        vendor: name of the vendor.
-        scope: one-way name of the scope.
-    """
+    """Logs and emits what happens to the queue of one scope, by its one-way name."""
 
     __slots__ = ("_has_warned", "_listeners", "scope", "vendor")
 

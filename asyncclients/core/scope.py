@@ -84,11 +84,8 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
 class Scope(Channel):
     """Queue, session and access token of one credential at one origin.
 
-    Attributes:
-        key: one-way name of origin and credential, or of origin and quota key.
-        tokens: the access token, if the login uses one.
-        closed: whether the pool is closed.
-        handles: weak references to the handles of the clients that use it.
+    *key* is the one-way name of origin and credential, or of origin and quota key; *handles*
+    are weak references to the handles of the clients that use the scope.
     """
 
     def __init__(

@@ -79,14 +79,9 @@ class TokenStore(Protocol):
 
 
 class TokenCache:
-    """The current token of one credential.
+    """The current token of one credential, in *store* under *key*, if processes share it.
 
-    Args:
-        key: vendor and one-way name of the credential, for the store.
-        fetch: requests a new token; raises `TokenError`.
-        store: shared with other processes; None for none.
-        rejects: returns True for a response that rejects the token.
-        first: the value to start with, of a credential that rotates.
+    *fetch* requests a new one, or raises `TokenError`. A credential that rotates has a *first* value.
     """
 
     def __init__(
@@ -213,13 +208,6 @@ class TokenSource:
 
     The request takes a permit of the credential's quota like any other call, and is retried
     at most once. If the vendor rejects a credential that rotates, it is read again.
-
-    Args:
-        send_as: returns what sends as a login, with `TOKEN_RETRY`, `TOKEN_TIMEOUT` and
-            `TOKEN_OPTIONS`.
-        login: the credential; has the path of the token endpoint.
-        vendor: name of the vendor.
-        listeners: are sent a `TokenRefreshed` after each request.
     """
 
     def __init__(
@@ -231,13 +219,9 @@ class TokenSource:
     ) -> None:
         self._send_as, self._login = send_as, login
         self._vendor, self._listeners = vendor, listeners
+        path = login.token_path or ""
         self._endpoint: Endpoint[Response] = Endpoint(
-            "oauth2.token",
-            "POST",
-            login.token_path or "",
-            Response,
-            idempotent=True,
-            encoding="form",
+            "oauth2.token", "POST", path, Response, idempotent=True, encoding="form"
         )
 
     async def fetch(self) -> Token:
@@ -293,11 +277,7 @@ _ASKED_AGAIN = "The token endpoint failed; it is asked again in a few seconds"
 
 
 def _token_error(failure: AsyncClientsError) -> TokenError:
-    facts = {
-        name: value
-        for name, value in vars(failure).items()
-        if hasattr(TokenError, name) and name != "message"
-    }
+    facts = {name: value for name, value in vars(failure).items() if hasattr(TokenError, name)}
     if isinstance(failure, StatusError) and failure.status in (400, 401, 403):
         facts["advice"] = "Check client_id and client_secret; the vendor may have revoked them"
         return TokenRejectedError("did not accept this client", **facts)
@@ -358,8 +338,7 @@ async def renewed(login: Login, vendor: str) -> Login:
 class CallToken:
     """The token of one call, or the current value of a rotating credential.
 
-    Attributes:
-        used: the token that was sent last, or is about to be.
+    *used* is the one that was sent last, or is about to be.
     """
 
     __slots__ = ("_cache", "_deadline_at", "_has_expired", "_renewed", "used")
