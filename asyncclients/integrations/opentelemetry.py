@@ -129,8 +129,7 @@ class OpenTelemetryListener:
 
     def __call__(self, event: object) -> None:
         """Record one event of `asyncclients.core.events`."""
-        handler = self._handlers.get(type(event))
-        if handler is not None:
+        if (handler := self._handlers.get(type(event))) is not None:
             handler(event)
 
     def _call_started(self, event: CallStarted) -> None:
@@ -157,11 +156,10 @@ class OpenTelemetryListener:
         if call is None:
             return
         facts: dict[str, str | int] = {}
+        error = event.error
         if event.status is not None:
             facts["http.response.status_code"] = event.status
-        error = event.error
-        if error is None and event.status is not None and event.status >= 400:
-            error = str(event.status)
+            error = str(event.status) if event.status >= 400 else None
         if event.request_id is not None and call.attempt is not None:
             call.attempt.set_attribute("asyncclients.request_id", event.request_id)
         self._end_attempt(call, facts, error)
@@ -170,20 +168,18 @@ class OpenTelemetryListener:
         span, call.attempt = call.attempt, None
         if span is None:
             return
+        span.set_attributes(facts)
+        _end(span, error)
         if error is not None:
             facts["error.type"] = error
         took = asyncio.get_running_loop().time() - call.sent_at
         self._duration.record(took, {**call.attempt_labels, **facts})
-        span.set_attributes(facts)
-        _end(span, error)
 
     def _call_ended(self, event: CallEnded) -> None:
         call = self._calls.pop(event.call, None)
         if call is None:
             return
         self._end_attempt(call, {}, event.error)  # an attempt that was cancelled in flight
-        if event.error is not None:
-            call.span.set_attribute("error.type", event.error)
         _end(call.span, event.error)
 
     def _token_refreshed(self, event: TokenRefreshed) -> None:
@@ -212,6 +208,7 @@ def _attempt_labels(event: CallStarted) -> dict[str, str | int]:
 
 def _end(span: Span, error: str | None) -> None:
     if error is not None:
+        span.set_attribute("error.type", error)
         span.set_status(Status(StatusCode.ERROR))
     span.end()
 
@@ -238,10 +235,11 @@ class Gauges:
 
     def _observe(self, value: Value, total: Total, _: CallbackOptions) -> Iterator[Observation]:
         """Yield the *total* of *value* for each vendor."""
-        stats = self._read()
-        for vendor in dict.fromkeys(scope.vendor for scope in stats):
-            values = (value(scope) for scope in stats if scope.vendor == vendor)
-            yield Observation(total(values), {_VENDOR: vendor})
+        values: dict[str, list[float]] = {}
+        for scope in self._read():
+            values.setdefault(scope.vendor, []).append(value(scope))
+        for vendor, found in values.items():
+            yield Observation(total(found), {_VENDOR: vendor})
 
     def _observe_queues(self, _: CallbackOptions) -> Iterator[Observation]:
         totals: Counter[tuple[str, str]] = Counter()
@@ -252,14 +250,12 @@ class Gauges:
             labels = {_VENDOR: vendor, "asyncclients.priority": priority}
             yield Observation(waiting, labels)
 
-    def _read(self) -> Stats:
-        found: list[ScopeStats] = []
+    def _read(self) -> Iterator[ScopeStats]:
         for stats, loop in list(self._pools.items()):
             if loop.is_closed():
                 self.remove(stats)  # the pool was never closed
             else:
-                found += _read_in(loop, stats)
-        return tuple(found)
+                yield from _read_in(loop, stats)
 
 
 def _read_in(loop: asyncio.AbstractEventLoop, stats: Read) -> Stats:
