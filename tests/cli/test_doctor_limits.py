@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from asyncclients.cli import doctor_limits, run
-from asyncclients.cli.doctor_limits import check_limits, probes
+from asyncclients.cli import doctor, run
+from asyncclients.cli.doctor import check_limits, probes
 from asyncclients.cli.output import Finding
 from asyncclients.stores.redis_client import ACL_RIGHTS, COMMANDS
 from asyncclients.stores.sqlite import SqliteBackend
@@ -104,7 +104,7 @@ async def test_doctor_names_a_wrong_clock_and_a_slow_network(
     """A clock five seconds away and a round trip of 200 ms are faults, with their numbers."""
     ticks = itertools.count(step=0.2)
     slow = SimpleNamespace(time=lambda: time.time() + 5, perf_counter=lambda: next(ticks))
-    monkeypatch.setattr(doctor_limits, "time", slow)
+    monkeypatch.setattr(doctor, "time", slow)
     findings = await found(valkey.url)
     assert faults(findings) == ["clock", "latency"]
     assert findings["clock"].found.startswith("5.1")
@@ -215,7 +215,7 @@ def test_doctor_takes_the_store_as_option_or_variable(
     assert run(["doctor", "--no-connect"]) == 0
     assert run(["doctor"]) == 1
     capsys.readouterr()
-    monkeypatch.setattr(doctor_limits, "_SLOW", 10.0)  # however busy this machine is
+    monkeypatch.setattr(doctor, "_SLOW", 10.0)  # however busy this machine is
     assert run(["doctor", "--limits", valkey.url, "--json"]) == 0
     findings = msgspec.json.decode(capsys.readouterr().out, type=list[Finding])
     assert sum("limit store" in finding.what for finding in findings) == 6

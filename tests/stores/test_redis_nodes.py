@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from asyncclients import ConfigurationError
-from asyncclients.cli.doctor_limits import check_limits
+from asyncclients.cli.doctor import check_limits
 from asyncclients.core.auth import bearer
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
