@@ -62,11 +62,8 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 class Token(msgspec.Struct, frozen=True, kw_only=True):
     """An access token, or the current value of a credential that rotates.
 
-    Attributes:
-        authorization: value of the header.
-        expires_at: loop time of its expiry; it is not used later.
-        refresh_at: loop time to request a new one; this one is used until that arrives.
-        parts: other secrets in it.
+    From the loop time *refresh_at* on a new one is requested; this one is used until that arrives,
+    but not after *expires_at*. *parts* are other secrets in it.
     """
 
     value: Secret
@@ -84,10 +81,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 def bearer(value: Secret, expires_at: float, refresh_at: float = math.inf) -> Token:
     """Return a Bearer token (RFC 6750) of *value*."""
-    authorization = Secret("Bearer " + value.reveal())
-    return Token(
-        value=value, authorization=authorization, expires_at=expires_at, refresh_at=refresh_at
-    )
+    header = Secret("Bearer " + value.reveal())
+    return Token(value=value, authorization=header, expires_at=expires_at, refresh_at=refresh_at)
 
 
 def api_key(header: str, key: Secret, *, prefix: str = "") -> Login:

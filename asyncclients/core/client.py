@@ -430,15 +430,9 @@ def _read_environment(
             advice=f"Set {', '.join(missing)} in the environment",
         )
     prefix = vendor.name.upper()
-    settings = {
-        **vendor.settings,
-        "base_url": f"{prefix}_BASE_URL",
-        "quota_key": f"{prefix}_QUOTA_KEY",
-    }
-    for argument, name in settings.items():
+    for argument, name in {**vendor.settings, "quota_key": f"{prefix}_QUOTA_KEY"}.items():
         if name in environ and argument not in given:
-            is_url = argument == "base_url"
-            found[argument] = (
-                check_base_url(environ[name], name) if is_url else environ[name].reveal()
-            )
+            found[argument] = environ[name].reveal()
+    if (name := f"{prefix}_BASE_URL") in environ and "base_url" not in given:
+        found["base_url"] = check_base_url(environ[name], name)
     return found

@@ -90,14 +90,10 @@ def choice(choices: Sequence[str], quote: str, rule: str = "") -> Constraint:
 
 
 class Problem(NamedTuple):
-    """The first value of a struct that cannot be sent.
+    """The first value of a struct that cannot be sent, and the rule or the type that it must have.
 
-    Attributes:
-        field: struct and field, as in `NewContact.email`.
-        value: NODEFAULT if one of several fields is missing.
-        rule: what it must be, or the names of the missing fields.
-        quote: the words of the manual; empty if the type is wrong.
-        hint: the value that was probably meant, in words.
+    If one of several fields is missing, *value* is NODEFAULT and *rule* has their names; *hint*
+    names the value that was probably meant.
     """
 
     field: str
@@ -171,17 +167,17 @@ def invalid_value(
     field, given, rule, quote, hint = problem
     value = None if given is NODEFAULT else _shown(given, login)
     message = f"{field} needs {rule}" if value is None else f"{field} must be {rule}, not {value}"
-    source = f"{quote} ({vendor.manual})" if quote else None
-    message += hint
-    if source:
+    message, advice, source = f"{message}{hint}", "Correct the value", None
+    if quote:
+        source = f"{quote} ({vendor.manual})"
         message += f"; the manual: {source}"
+        advice += "; SessionPool(validate=False) sends it unchecked"
     return InvalidValueError(
         message,
         vendor=vendor.name,
         operation=endpoint.operation,
         method=endpoint.method,
-        advice="Correct the value"
-        + ("; SessionPool(validate=False) sends it unchecked" if source else ""),
+        advice=advice,
         field=field,
         value=value,
         rule=rule,
@@ -233,18 +229,14 @@ def form_of(cls: type[msgspec.Struct], strict: bool) -> Any:
     """Return the form of a struct, with its constraints if *strict*; `Any` if there can be none."""
     try:
         hints = get_type_hints(cls, include_extras=True)
+        fields: list[tuple[str, Any, Any]] = []
+        for field in msgspec.structs.fields(cls):
+            default = NODEFAULT if field.required else None
+            own = msgspec.field(default=default, name=field.encode_name)
+            fields.append((field.name, _form_of(hints[field.name], strict), own))
         return msgspec.defstruct(
             cls.__name__,
-            [
-                (
-                    field.name,
-                    _form_of(hints[field.name], strict),
-                    msgspec.field(name=field.encode_name)
-                    if field.required
-                    else msgspec.field(default=None, name=field.encode_name),
-                )
-                for field in msgspec.structs.fields(cls)
-            ],
+            fields,
             namespace=_namespace(cls) if strict else None,
             array_like=cls.__struct_config__.array_like,
             kw_only=True,
@@ -294,12 +286,9 @@ def _form_of(hint: Any, strict: bool) -> Any:
         return form_of(hint, strict)
     if hint is int:
         return _WHOLE
-    return hint if hasattr(cast("object", hint), "from_wire") or not _is_custom(hint) else Any
-
-
-def _is_custom(hint: Any) -> bool:
-    """True if msgspec cannot convert to *hint* by itself."""
-    return isinstance(msgspec.inspect.type_info(hint), msgspec.inspect.CustomType)
+    # msgspec cannot convert to a custom type by itself.
+    is_custom = isinstance(msgspec.inspect.type_info(hint), msgspec.inspect.CustomType)
+    return Any if is_custom and not hasattr(cast("object", hint), "from_wire") else hint
 
 
 def _union(members: Iterable[Any]) -> Any:

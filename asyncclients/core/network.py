@@ -46,14 +46,9 @@ class RequestArguments(Mapping[str, Any]):
 
 
 def network_arguments(context: ssl.SSLContext | None, proxy: Secret | None) -> Mapping[str, Any]:
-    """Return the arguments of aiohttp's `request` for requests by https.
+    """Return the arguments of aiohttp's `request` for requests by https; check them.
 
-    Args:
-        context: trusted authorities and client certificates; None for those of the system.
-        proxy: URL of a forward proxy; its user and password are sent to the proxy only.
-
-    Raises:
-        ConfigurationError: one of them cannot be used.
+    The user and password of *proxy* are sent to the proxy only.
     """
     form = "ssl=ssl.create_default_context(cafile='authority.pem')"
     check_type("ssl", context, (ssl.SSLContext, NoneType), form)
@@ -125,9 +120,8 @@ def classify_network_failure(failure: BaseException) -> NoResponse | None:
     if isinstance(failure, aiohttp.ClientConnectorCertificateError):
         return _tls_failed(*_certificate_problem(failure))
     if _certificate_alert(failure):
-        return _tls_failed(
-            "was rejected by the server because of the client certificate", _IDENTIFY
-        )
+        why = "was rejected by the server because of the client certificate"
+        return _tls_failed(why, _IDENTIFY)
     if isinstance(failure, (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)):
         return _tls_failed("could not establish TLS with the server", _CHECK_TLS)
     return None
@@ -155,12 +149,11 @@ def _tls_failed(why: str, advice: str) -> NoResponse:
 
 def _refused_by_proxy(status: int) -> NoResponse:
     why = f"got no tunnel: the proxy answered {status}"
+    advice = "The proxy could not reach the vendor: check base_url, and the proxy's log"
     if status == 407:
         advice = f"Give a user and password that the proxy accepts, as in {_FORM}"
     elif status < 500:
         advice = "Ask the proxy's administrator to allow CONNECT to the host and port of base_url"
-    else:
-        advice = "The proxy could not reach the vendor: check base_url, and the proxy's log"
     return NoResponse("no", ConnectError, why, advice, final=status < 500 and status != 429)
 
 
