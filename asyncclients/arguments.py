@@ -183,8 +183,7 @@ def check_function(
     ):
         kind = "coroutine" if may_be_async else "plain"
         raise ConfigurationError(
-            f"{name} must be a {kind} function of one argument, not {value!r}",
-            advice=advice,
+            f"{name} must be a {kind} function of one argument, not {value!r}", advice=advice
         )
 
 

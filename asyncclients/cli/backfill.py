@@ -20,24 +20,10 @@ from cyclopts import Parameter
 
 from asyncclients.backfill import Plan, Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
-from asyncclients.cli.jobs import (
-    Job,
-    Result,
-    check,
-    check_credentials,
-    read_jobs,
-    run_all,
-    run_job,
-)
+from asyncclients.cli.jobs import Job, Result, check, check_credentials, read_jobs, run_all, run_job
 from asyncclients.cli.options import PullOptions, PushOptions, Switch, SyncOptions
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
-from asyncclients.cli.shared import (
-    DATABASE_URL,
-    LIMITS,
-    from_environment,
-    limits_store,
-    open_pool,
-)
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store, open_pool
 from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_on_dbos
 from asyncclients.errors import AsyncClientsError, InputError

@@ -53,12 +53,7 @@ _CLOCK_DIFFERENCE = 1.0
 """Seconds of difference between two clocks that calendar quotas allow for."""
 
 
-async def doctor(
-    *,
-    limits: str = "",
-    connect: bool = True,
-    json: Switch = False,
-) -> int:
+async def doctor(*, limits: str = "", connect: bool = True, json: Switch = False) -> int:
     """Check versions, the C parser, the CA store, the environment, vendor addresses and stores.
 
     Exits with 1 if anything is wrong.
