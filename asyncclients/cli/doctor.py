@@ -65,7 +65,7 @@ async def doctor(*, limits: str = "", connect: bool = True, json: Switch = False
     """
     if limits:
         limits_store(limits)  # an address that is unusable is a usage error
-    findings = [*_versions(), _parser(), _ca_store()]
+    findings = [*_versions(), *_installation()]
     if proxy := os.environ.get(PROXY):
         findings.append(await _proxy(proxy, connect=connect))
     for name in CLIENTS.values():
@@ -96,22 +96,20 @@ def _versions() -> list[Finding]:
     return found
 
 
-def _parser() -> Finding:
+def _installation() -> list[Finding]:
     parser = import_module("aiohttp.http_parser").HttpResponseParser.__module__
-    if parser == "aiohttp._http_parser":
-        return checked("aiohttp's C parser", "in use")
-    advice = "Install aiohttp from a wheel: the pure parser is slow and less hardened"
-    return checked("aiohttp's C parser", "absent", advice)
-
-
-def _ca_store() -> Finding:
+    found, advice = "in use", ""
+    if parser != "aiohttp._http_parser":
+        found = "absent"
+        advice = "Install aiohttp from a wheel: the pure parser is slow and less hardened"
+    findings = [checked("aiohttp's C parser", found, advice)]
     count = len(ssl.create_default_context().get_ca_certs())
     paths = ssl.get_default_verify_paths()
     directory = Path(paths.capath or "")
     filled = bool(paths.capath) and directory.is_dir() and any(directory.iterdir())
     advice = "" if count or filled else "Install ca-certificates, or set SSL_CERT_FILE"
     found = f"{count} certificates" if count else str(paths.capath or paths.openssl_cafile)
-    return checked("CA store", found, advice)
+    return [*findings, checked("CA store", found, advice)]
 
 
 async def _vendor(client: type[VendorClient], *, connect: bool) -> list[Finding]:

@@ -71,16 +71,15 @@ def duration(seconds: float) -> str:
 
 def show(result: Any, *, as_json: bool, describe: Callable[[Any], str]) -> None:
     """Print *result* as JSON, or as the text that *describe* returns."""
-    say(_as_json(result) if as_json else describe(result))
-
-
-def _as_json(result: Any) -> str:
+    if not as_json:
+        say(describe(result))
+        return
     try:
         text = msgspec.json.encode(result).decode()
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # a path or a terminal that is not UTF-8: escaped without loss
-        return json.dumps(msgspec.to_builtins(result))
-    return text
+        text = json.dumps(msgspec.to_builtins(result))
+    say(text)
 
 
 def say(text: str, file: TextIO | None = None) -> None:

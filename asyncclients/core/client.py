@@ -121,7 +121,9 @@ class FromEnvironment(Generic[P]):
                 ConfigurationError: naming each variable that is missing.
             """
             variables, environ = sealed_environment(environ), None
-            given = _sealed(cls.vendor, given)
+            given |= {name: sealed(given[name]) for name in cls.vendor.environment if name in given}
+            if "base_url" in given:
+                given["base_url"] = wrap_userinfo(given["base_url"])
             shown.bind(cls, pool, **given)  # raises TypeError for an unknown keyword
             given = {name: value for name, value in given.items() if value is not None}
             check_pool(pool)
@@ -390,16 +392,6 @@ def _read_file(argument: str, path: FilePath) -> Secret:
         f"{argument} {os.fspath(path)!r} could not be read: {problem}",
         advice="The file must hold the credential and nothing else",
     )
-
-
-def _sealed(vendor: Vendor, given: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments *given*, with secrets for credentials."""
-    sealed_ones: dict[str, Any] = {
-        name: sealed(given[name]) for name in vendor.environment if name in given
-    }
-    if "base_url" in given:
-        sealed_ones["base_url"] = wrap_userinfo(given["base_url"])
-    return {**given, **sealed_ones}
 
 
 def _read_environment(

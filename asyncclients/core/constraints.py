@@ -227,6 +227,12 @@ def _described(hint: Any) -> str:
 @lru_cache(maxsize=512)
 def form_of(cls: type[msgspec.Struct], strict: bool) -> Any:
     """Return the form of a struct, with its constraints if *strict*; `Any` if there can be none."""
+
+    def check(form: Any) -> None:
+        for group in constraints_of(cls):
+            if all(getattr(form, name) is None for name in group.fields):
+                raise ValueError(group.fields)
+
     try:
         hints = get_type_hints(cls, include_extras=True)
         fields: list[tuple[str, Any, Any]] = []
@@ -237,24 +243,13 @@ def form_of(cls: type[msgspec.Struct], strict: bool) -> Any:
         return msgspec.defstruct(
             cls.__name__,
             fields,
-            namespace=_namespace(cls) if strict else None,
+            namespace={"__post_init__": check} if strict and constraints_of(cls) else None,
             array_like=cls.__struct_config__.array_like,
             kw_only=True,
             gc=False,
         )
     except (TypeError, NameError, RecursionError):
         return Any
-
-
-def _namespace(cls: type[msgspec.Struct]) -> dict[str, Any] | None:
-    groups = [group.fields for group in constraints_of(cls)]
-
-    def check(form: Any) -> None:
-        for names in groups:
-            if all(getattr(form, name) is None for name in names):
-                raise ValueError(names)
-
-    return {"__post_init__": check} if groups else None
 
 
 def constraints_of(cls: type[msgspec.Struct]) -> tuple[AnyOf, ...]:

@@ -154,7 +154,9 @@ class TokenCache:
     async def _refresh(self) -> Token:
         loop = asyncio.get_running_loop()
         kept = await self._ask_store(lambda store: store.load(self._key, loop.time()))
-        if kept is not None and not self._is_old(kept):
+        # The store may still have the token that was rejected, or that is being replaced.
+        olds = {old.value for old in (self._rejected, self._token) if old is not None}
+        if kept is not None and kept.value not in olds:
             return kept
         self.refreshes += 1
         try:
@@ -180,11 +182,6 @@ class TokenCache:
                 error_text(failure),
             )
             return None
-
-    def _is_old(self, token: Token) -> bool:
-        """Return True for the token that was rejected, or that is being replaced."""
-        olds = (self._rejected, self._token)
-        return any(old is not None and old.value == token.value for old in olds)
 
     def _on_refreshed(self, task: asyncio.Task[Token]) -> None:
         self._task = None
