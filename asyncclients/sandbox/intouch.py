@@ -39,6 +39,10 @@ _LANGUAGES = """
 """
 
 
+def _one_of(*patterns: str, rule: str = "is invalid.") -> Any:
+    return Annotated[str, Meta(pattern=rf"\A(?:{'|'.join(patterns)})\Z", description=rule)]
+
+
 def _text(longest: int, pattern: str = "", rule: str = "") -> Any:
     rule = rule or f"must be a string of at most {longest} characters."
     return Annotated[str, Meta(max_length=longest, pattern=pattern, description=rule)]
@@ -101,9 +105,7 @@ KINDS = {
                 "must be a valid email address.",
             ),
             "phone_number": _text(10, r"\A[0-9]{10}\Z", "must be 10 digits."),
-            "language": _text(
-                7, rf"\A({'|'.join(_LANGUAGES.split())})\Z", "is not one of the allowed values."
-            ),
+            "language": _one_of(*_LANGUAGES.split(), rule="is not one of the allowed values."),
             "contact_lists": _LIST,
             "custom_fields": dict[str, str | int | _WHOLE | None] | _NOTHING,
         },
@@ -114,6 +116,11 @@ KINDS = {
         ),
         searched=("email", "first_name", "last_name", "phone_number"),
     ),
+}
+_QUERY = {
+    "order": _one_of("asc", "desc"),
+    "page": _one_of("[1-9][0-9]{0,8}", rule="must be an integer of at least 1."),
+    "limit": _one_of("[1-9]|1[0-9]|2[0-5]", rule=f"must be an integer from 1 to {PER_PAGE}."),
 }
 RECORD = {"data": dict[str, Any] | _NOTHING, "meta": dict[str, Any] | _NOTHING}
 
@@ -216,15 +223,11 @@ class Intouch(Vendor):
 
     @Route("GET", *_ROWS)
     def list_rows(self, call: SandboxRequest) -> Reply:
-        kind, errors = _kind(call), dict[str, str]()
-        sort_by = _choice(call, "sort_by", kind.sort_by, errors)
-        order = _choice(call, "order", ("asc", "desc"), errors)
-        limit = _number(call, "limit", PER_PAGE, errors)
-        page = _number(call, "page", 1, errors)
-        if limit > PER_PAGE:
-            errors["limit"] = f"must not be greater than {PER_PAGE}."
-        if errors:
+        query, sorts = call.query, _kind(call).sort_by
+        if errors := complaints({**query}, {**_QUERY, "sort_by": _one_of(*sorts)}):
             raise _invalid(errors)
+        sort_by, order = query.get("sort_by", sorts[0]), query.get("order", "asc")
+        page, limit = int(query.get("page", 1)), int(query.get("limit", PER_PAGE))
         rows = self._sorted(call, sort_by, order)
         start = (page - 1) * limit
         data = rows[start : start + limit]
@@ -394,23 +397,6 @@ def _invalid(errors: Mapping[str, str]) -> RejectedError:
     listed = {name: [f"The {name.replace('_', ' ')} {what}"] for name, what in errors.items()}
     body = {"message": "The given data was invalid.", "errors": listed}
     return RejectedError(Reply.json(422, body))
-
-
-def _choice(
-    call: SandboxRequest, name: str, allowed: tuple[str, ...], errors: dict[str, str]
-) -> str:
-    value = call.query.get(name, allowed[0])
-    if value not in allowed:
-        errors[name] = "is invalid."
-    return value
-
-
-def _number(call: SandboxRequest, name: str, default: int, errors: dict[str, str]) -> int:
-    value = call.query.get(name, str(default))
-    number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
-    if number < 1:
-        errors[name] = "must be an integer of at least 1."
-    return number
 
 
 def _contact(row: Row) -> Row:

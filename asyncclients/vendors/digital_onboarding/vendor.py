@@ -1,7 +1,4 @@
-"""Digital Onboarding API v1: origin, quotas, login, advice.
-
-Manual: https://docs.digitalonboarding.com/docs/api
-"""
+"""Digital Onboarding API v1: origin, quotas, login, advice."""
 
 from __future__ import annotations
 

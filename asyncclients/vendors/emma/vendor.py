@@ -1,6 +1,5 @@
 """Emma's Touchpoints API: origin, quotas, login, rate-limit responses, advice.
 
-Manual: https://api.myemma.com/api/external/touchpoints.html
 Origin, login and rate limit: http://myemma.com/api-docs/
 """
 

@@ -1,7 +1,4 @@
-"""Intempt API v1 (origin, quotas, login, advice), and the storage for its CSV files.
-
-Manual: https://dev.intempt.com
-"""
+"""Intempt API v1 (origin, quotas, login, advice), and the storage for its CSV files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Intouch Insight Customer Platform API 1.0.0: origin, quotas, login, advice.
-
-Manual: https://docs.api.intouchinsight.com
-"""
+"""Intouch Insight Customer Platform API 1.0.0: origin, quotas, login, advice."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 """Totango's Touchpoints API: origin, quotas, login, advice.
 
-Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API
 Limit: https://support.totango.com/hc/en-us/articles/15312978301588-API-rate-limit
 """
 
