@@ -311,7 +311,9 @@ class EtaEstimator:
         """
         schedulers = [use.scheduler for use in self._counter.scopes.values()]
         paused, paused_by = max(map(_pause, schedulers), default=(0.0, ""))
-        limited = not paused and any(each.is_limited_by_quota(self._flow) for each in schedulers)
+        limited = not paused and any(
+            each.room() > 0 and each.background.waiting_of(self._flow) for each in schedulers
+        )
         rate = self._measure(settled, limited=limited)
         if waiting:
             self._samples.clear()  # an outage is no slow period
@@ -389,7 +391,10 @@ class EtaEstimator:
         if not self._counter.requests and settled == self._settled_before:
             samples.clear()  # no part of the rate: the run waits for its first call
         since = now - self._span
-        alone = all(use.scheduler.is_alone(self._flow) for use in self._counter.scopes.values())
+        alone = not any(
+            use.scheduler.background.contending(self._flow, 1, {})
+            for use in self._counter.scopes.values()
+        )
         samples.append(_Sample(now, settled, limited, alone))
         while len(samples) > 2 and samples[1].at <= since:
             samples.popleft()
@@ -410,7 +415,7 @@ class EtaEstimator:
             if settled and use.requests > in_flight and not self._is_shared:
                 # Rows that fail without a call are settled at once, those that need one wait: both
                 # count, or a run with invalid rows would seem to need fewer calls.
-                waiting = use.scheduler.waiting_of_flow(self._flow)
+                waiting = use.scheduler.background.waiting_of(self._flow)
                 pending = (waiting + in_flight) * self.batch_size if self.batch_size else 0
                 calls = use.requests + waiting if pending else use.requests - in_flight
                 calls_per_row = calls / (settled + pending)

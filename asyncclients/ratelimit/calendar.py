@@ -14,11 +14,9 @@ from zoneinfo import ZoneInfo, available_timezones
 from asyncclients.arguments import did_you_mean, shown
 from asyncclients.errors import ConfigurationError
 
-_HOUR = 3600.0
+_HOUR, _QUARTER = 3600.0, 900.0
 LONGEST = {"hour": _HOUR, "day": 25 * _HOUR, "month": 745 * _HOUR}
 """Seconds of the longest hour, day and month, in any time zone."""
-
-
 _EXAMPLE = "Write it as in Quota.calendar(10_000, 'day', timezone='Europe/Berlin')"
 
 
@@ -80,29 +78,14 @@ def _month(local: datetime, skip: int) -> datetime:
 
 
 def _hour(zone: tzinfo, at: float) -> tuple[float, float]:
-    offset = _offset(zone, at)
-    start = at - (at + offset) % _HOUR
-    end = start + _HOUR
-    if _offset(zone, start) != offset:
-        start = _change(zone, start, at)
-    if _offset(zone, end - 1) != offset:
-        end = _change(zone, at, end)
+    def key(at: float) -> tuple[int, timedelta | None]:
+        local = datetime.fromtimestamp(at, zone)
+        return local.hour, local.utcoffset()
+
+    # Hours begin at a quarter of an hour in UTC, whatever the offset, and so do its changes.
+    start = end = at // _QUARTER * _QUARTER
+    while key(start - 1) == key(at):
+        start -= _QUARTER
+    while key(end) == key(at):
+        end += _QUARTER
     return start, end
-
-
-def _offset(zone: tzinfo, at: float) -> float:
-    offset = datetime.fromtimestamp(at, zone).utcoffset()
-    assert offset is not None
-    return offset.total_seconds()
-
-
-def _change(zone: tzinfo, before: float, after: float) -> float:
-    """Return the whole second between *before* and *after* at which the offset changes."""
-    offset, low, high = _offset(zone, before), int(before), int(after)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _offset(zone, middle) == offset:
-            low = middle
-        else:
-            high = middle
-    return float(high)

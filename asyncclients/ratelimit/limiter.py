@@ -453,7 +453,8 @@ class Limiter:
         """
         busy_until = self._latest.sent_at + (self.feedback.period or 1.0)
         return now >= max(busy_until, self.feedback.paused_until) and all(
-            window.is_idle(now) for window in self._counters.values()
+            now >= window.external_until and not window.held(now)
+            for window in self._counters.values()
         )
 
     def snapshot(self, now: float) -> LimiterState:

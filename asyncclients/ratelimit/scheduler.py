@@ -152,6 +152,7 @@ class Scheduler:
 
     Attributes:
         on_long_wait: called once for each cause that keeps calls longer than a few minutes.
+        background: the waiting background calls.
         planned: background calls that a flow is going to make, by flow, for `eta_of_flow`.
         sent_background: background calls among `sent`.
         rejected: calls that the vendor rejected with 429.
@@ -175,7 +176,7 @@ class Scheduler:
         self.loop = loop
         self._started_at = loop.time()
         self.in_flight_limit = InFlightLimit() if in_flight_limit is None else in_flight_limit
-        self._queues = self._interactive, self._background = FlowQueue(), FlowQueue()
+        self._queues = self._interactive, self.background = FlowQueue(), FlowQueue()
         # Calls that wait and have a deadline, and their places in the queue.
         self._deadlines: dict[asyncio.Future[Permit], tuple[PermitRequest, tuple[Flow, Kind]]] = {}
         self._delayed_until: dict[Demand, float] = {}  # when its calls were examined last
@@ -198,10 +199,10 @@ class Scheduler:
         now = self.loop.time()
         if not request.priority:
             at = self.limiter.next_permit_at(now, demand)
-        elif self._background.kinds:
+        elif self.background.kinds:
             return None
         else:
-            reserve, spaced = self._terms_of(self._background, now)
+            reserve, spaced = self._terms_of(self.background, now)
             at = self.limiter.next_permit_at(now, demand, reserve=reserve, spaced=spaced)
         return self._grant(now, request.priority, demand) if at <= now else None
 
@@ -275,7 +276,7 @@ class Scheduler:
         now = self.loop.time()
         longer: dict[Demand, Delay] = {}
         known = {demand: at for demand, at in self._delayed_until.items() if at > now}
-        for demand in {*self._interactive.kinds, *self._background.kinds}:
+        for demand in {*self._interactive.kinds, *self.background.kinds}:
             delay = self.limiter.delay(now, demand, own=True)
             if delay.until > known.get(demand, now) + _LATE_BY:
                 longer[demand], known[demand] = delay, delay.until
@@ -300,13 +301,16 @@ class Scheduler:
         until_background = max(0, every - (self._granted - self._last_background))
         if priority:
             return own + min(self._interactive.waiting, until_background + every * own)
-        return own + min(self._background.waiting, (own + every - until_background) // every)
+        return own + min(self.background.waiting, (own + every - until_background) // every)
 
     def dispatch(self) -> None:
         """Grant the available permits, at most `_GRANTS_PER_TICK` per loop iteration."""
-        interactive, background = self._interactive, self._background
+        interactive, background = self._interactive, self.background
         left = 0 if self._resuming else _GRANTS_PER_TICK
-        while left and (interactive.kinds or background.kinds) and not self._is_full():
+        while left and (interactive.kinds or background.kinds):
+            is_full = self.in_flight >= self.max_in_flight
+            if is_full or self.in_flight_limit.is_full(self.dispatch):
+                return
             now = self.loop.time()
             at, queue, demand = self._next(now)
             if at > now:
@@ -340,7 +344,7 @@ class Scheduler:
 
     def _in_turn(self) -> tuple[FlowQueue, FlowQueue]:
         """Return the queues, the one whose turn it is first."""
-        interactive, background = self._interactive, self._background
+        interactive, background = self._interactive, self.background
         if background.kinds and (not interactive.kinds or self._is_due()):
             return background, interactive
         return interactive, background
@@ -396,9 +400,6 @@ class Scheduler:
             forecast.last_at = now
         return permit
 
-    def _is_full(self) -> bool:
-        return self.in_flight >= self.max_in_flight or self.in_flight_limit.is_full(self.dispatch)
-
     # --- Settling ---------------------------------------------------------------
 
     def on_response(self, permit: Permit, info: RateLimitInfo | None) -> None:
@@ -406,7 +407,7 @@ class Scheduler:
         if info is not None and info.is_rate_limited:
             self._count_rejection()
         self.limiter.on_response(permit, self.loop.time(), info)
-        if self._interactive.kinds or self._background.kinds:
+        if self._interactive.kinds or self.background.kinds:
             if self._deadlines:
                 self._refuse_delayed()
             self.dispatch()
@@ -446,7 +447,7 @@ class Scheduler:
         shared.in_use -= 1
         if shared.blocked:
             shared.wake()
-        if self._interactive.kinds or self._background.kinds:
+        if self._interactive.kinds or self.background.kinds:
             self.dispatch()
 
     # --- Statistics -------------------------------------------------------------
@@ -491,7 +492,7 @@ class Scheduler:
         their `planned` calls are sent; one without a plan is expected to continue.
         """
         now = self.loop.time()
-        ahead = self._background.contending(flow, calls, self.planned) + self._interactive.waiting
+        ahead = self.background.contending(flow, calls, self.planned) + self._interactive.waiting
         return self._time_of(ahead + calls * demand.cost, calls, demand, now)
 
     def _time_of(self, slots: int, calls: int, demand: Demand, now: float) -> float:
@@ -519,27 +520,15 @@ class Scheduler:
             if all(at <= now or group in own for group, at in openings.items()):
                 yield other, kind
 
-    def is_alone(self, flow: str) -> bool:
-        """Return whether no background calls of other flows wait."""
-        return not self._background.contending(flow, 1, {})
-
     @property
     def seconds_since_interactive(self) -> float:
         """Seconds since the latest interactive call was sent; inf if there was none."""
         return self.loop.time() - self._forecast.last_at
 
-    def is_limited_by_quota(self, flow: str) -> bool:
-        """Return whether background calls of *flow* wait for nothing but a slot of a quota."""
-        return self._room() > 0 and self._background.waiting_of(flow) > 0
-
-    def _room(self) -> float:
+    def room(self) -> float:
         """Return how many more requests may be in flight."""
         shared = self.in_flight_limit
         return min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
-
-    def waiting_of_flow(self, flow: str) -> int:
-        """Return the number of waiting background calls of *flow*."""
-        return self._background.waiting_of(flow)
 
     def queued(self) -> dict[str, int]:
         """Return the number of waiting calls by class."""
@@ -555,7 +544,7 @@ class Scheduler:
 
     def is_idle(self, now: float) -> bool:
         """Return True if nothing is queued or in flight, and the limiter would delay no call."""
-        is_unused = not (self.in_flight or self._interactive.waiting or self._background.waiting)
+        is_unused = not (self.in_flight or self._interactive.waiting or self.background.waiting)
         return is_unused and self.limiter.is_idle(now)
 
     def waiting_for(self, now: float) -> dict[str, int]:
@@ -564,7 +553,7 @@ class Scheduler:
         closed = [q for q, wait in zip(quotas, state.opens_in, strict=True) if wait > 0]
         if state.store_quota is not None and state.store_wait > 0:
             closed.append(state.store_quota)
-        waiting = self._interactive.waiting + self._background.waiting
+        waiting = self._interactive.waiting + self.background.waiting
         found = {f"quota {q}": waiting for q in closed if waiting and q.unit and not q.operations}
         for queue in self._queues:
             for demand, kind in queue.kinds.items():
@@ -592,7 +581,7 @@ class Scheduler:
         for priority in Priority:
             kind = self._queues[priority].kinds.get(found)
             if kind is not None and kind.waiting:
-                return max(0, int(min(kind.waiting, self._room()))), priority, found
+                return max(0, int(min(kind.waiting, self.room()))), priority, found
         return 0, Priority.BACKGROUND, ONE
 
     def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:

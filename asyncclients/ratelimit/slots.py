@@ -231,11 +231,8 @@ class SlidingWindow(TokenBucket):
         if cost == 1 and (not expiries or expiry >= expiries[-1]):
             expiries.append(expiry)
         else:
-            self._insert(expiry, cost)
-
-    def _insert(self, expiry: float, cost: int) -> None:
-        at = bisect_right(self.expiries, expiry, self.first_live)
-        self.expiries[at:at] = [expiry] * cost
+            at = bisect_right(expiries, expiry, self.first_live)
+            expiries[at:at] = [expiry] * cost
 
     def _release(self, bound: float, cost: int) -> None:
         if bound == math.inf:
@@ -268,10 +265,6 @@ class SlidingWindow(TokenBucket):
         own += [at + self.period for at in arrivals if at + self.period > newest]
         self.expiries, self.first_live = sorted(own), 0
 
-    def is_idle(self, now: float) -> bool:
-        """Return whether no slot is held, by our calls or by others."""
-        return now >= self.external_until and not self.held(now)
-
     def held_since(self, instant: float) -> int:
         """Return how many slots expire after *instant*."""
         return len(self.expiries) - bisect_right(self.expiries, instant) + self.in_flight
@@ -282,19 +275,14 @@ class SlidingWindow(TokenBucket):
         *extra_hold* is how many seconds beyond the period a slot is expected to be held.
         """
         full_windows, before = divmod(calls - 1, max(1, self.limit // cost))
-        needed = self.needed(cost)
-        first = self._nth_free_at(min((before + 1) * cost, self.limit), now, extra_hold)
-        first = max(first, self.ready_at(now, before * cost + needed))
-        last = first + full_windows * (self.period + extra_hold)
-        return max(last, self.ready_at(now, (calls - 1) * cost + needed))
-
-    def _nth_free_at(self, nth: int, now: float, extra_hold: float) -> float:
-        held = self.held(now)
-        missing = nth + held - self.limit
+        needed, held, hold = self.needed(cost), self.held(now), self.period + extra_hold
+        missing = min((before + 1) * cost, self.limit) + held - self.limit
         if now < self.external_until:
             missing += self.external
-        at = self._freed_at(missing, now) if missing <= held else self.external_until
-        return min(at, now + self.period + extra_hold)
+        free_at = self._freed_at(missing, now) if missing <= held else self.external_until
+        first = max(min(free_at, now + hold), self.ready_at(now, before * cost + needed))
+        last = first + full_windows * hold
+        return max(last, self.ready_at(now, (calls - 1) * cost + needed))
 
 
 class CalendarWindow:
@@ -307,6 +295,7 @@ class CalendarWindow:
 
     period = math.inf
     """Only the response is a bound of the arrival."""
+    external_until = -math.inf
 
     def __init__(self, quota: Quota, wall_time: Callable[[float], float]) -> None:
         self.limit = quota.limit
@@ -322,10 +311,6 @@ class CalendarWindow:
             for end in [end for end in self._held if end <= time]:
                 del self._held[end]
         return self.in_flight + sum(self._held.values())
-
-    def is_idle(self, now: float) -> bool:
-        """Return whether no slot is held."""
-        return not self.held(now)
 
     def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
         """Return when *cost* slots are free and *reserve* more are, as a sliding window does."""

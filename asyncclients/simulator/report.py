@@ -74,6 +74,7 @@ class Record:
         """Return the figures of the finished run, with its *settings*: `workers` and `seed`."""
         warm = min(max(2 * quota.period, 60.0), seconds / 2)
         arrivals = sorted((*self.accepted_at, *self.rejected_at))
+        late_rejections = sum(at >= seconds / 5 for at in self.rejected_at)
         return SimulationReport(
             quota=quota,
             server=server,
@@ -82,7 +83,7 @@ class Record:
             **settings,
             calls=len(arrivals),
             rejected=len(self.rejected_at),
-            rejected_late=_share_after(seconds / 5, self.rejected_at, arrivals),
+            rejected_late=late_rejections / max(1, sum(at >= seconds / 5 for at in arrivals)),
             quota_use=mean_fill(self.accepted_at, quota.period, warm, seconds) / quota.limit,
             most_in_window=most_in_window(arrivals, quota.period),
             wait_p50=percentile(self.waits, 0.50),
@@ -91,12 +92,6 @@ class Record:
             accepted_at=tuple(self.accepted_at),
             rejected_at=tuple(self.rejected_at),
         )
-
-
-def _share_after(instant: float, part: Sequence[float], whole: Sequence[float]) -> float:
-    """Return the share of *part* in *whole*, of the instants from *instant* on."""
-    late = sum(at >= instant for at in whole)
-    return sum(at >= instant for at in part) / late if late else 0.0
 
 
 def mean_fill(arrivals: Sequence[float], period: float, since: float, until: float) -> float:

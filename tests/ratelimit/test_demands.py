@@ -513,7 +513,7 @@ def test_cancelled_calls_of_any_kind_leave_the_queue(calls: list[tuple[int, bool
         )
         assert queue.queued() == {"interactive": 0, "background": 0}
         await asyncio.sleep(60.0)
-        assert not queue._background.kinds  # pyright: ignore[reportPrivateUsage]
+        assert not queue.background.kinds
         assert queue.in_flight == 0
 
     run_virtual(run())
