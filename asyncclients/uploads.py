@@ -18,6 +18,7 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from urllib.parse import parse_qsl
 
@@ -26,7 +27,7 @@ from yarl import URL
 
 from asyncclients.arguments import NaturalInt, check_function, check_value, shown
 from asyncclients.base_url import is_encodable, is_loopback
-from asyncclients.core.call import Call, ClientConfig, send
+from asyncclients.core.call import Call, ClientConfig
 from asyncclients.core.endpoint import Endpoint, Request, Response
 from asyncclients.core.error_mapping import safe_location
 from asyncclients.core.events import Callback
@@ -374,7 +375,8 @@ class Uploader:
         )
         login = self._config.login
         secrets = () if login is None else login.secrets
-        await send(UploadCall(self._config_at(link, began), request, link, content, secrets))
+        upload = partial(UploadCall, link=link, content=content, secrets=secrets)
+        await self._config_at(link, began).send(request, upload)
         return UploadReceipt(host=URL(link.origin).host or "", bytes_sent=content.sent)
 
     def _config_at(self, link: PresignedUrl, began: float) -> ClientConfig:

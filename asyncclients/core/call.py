@@ -1,7 +1,8 @@
 """One call: token, attempt, decision, wait; repeated until there is a result or an error.
 
-Start at [`send`][asyncclients.core.call.send]. A `Call` is the state of one call, and its
-methods are the steps. `ClientConfig` is the configuration that the calls of a client share.
+Start at [`ClientConfig.send`][asyncclients.core.call.ClientConfig.send]. `ClientConfig` is the
+configuration that the calls of a client share; a `Call` is the state of one, and its methods are
+the steps.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.secret import Secret, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Awaitable
 
     from asyncclients.core.endpoint import Endpoint
 
@@ -56,48 +57,6 @@ T = TypeVar("T")
 
 _DECODED_IN_THREAD = 2**20
 """Bytes above which a body is decoded in a thread, so that the event loop is not blocked."""
-
-
-async def send(call: Call[T]) -> T:
-    """Send *call*, retry it as its policy allows, and return its decoded response.
-
-    Raises:
-        AsyncClientsError: with vendor, operation, method, path and attempts filled in.
-    """
-    error: BaseException | None = None
-    result: Any = None
-    try:
-        call.prepare()
-        while True:
-            if call.token is not None:
-                await call.token.ensure()
-            outcome = await call.attempt()
-            decision = call.decide(outcome)
-            if decision is Decision.DONE:
-                assert isinstance(outcome, Response)
-                if len(outcome.body) > _DECODED_IN_THREAD:
-                    result = await asyncio.to_thread(call.decode, outcome)
-                else:
-                    result = call.decode(outcome)
-                break
-            if decision is Decision.ALREADY_DELETED:
-                break
-            if not await call.wait(decision, outcome):
-                raise call.error(decision, outcome)  # noqa: TRY301 - completed below
-    except AsyncClientsError as raised:
-        error = raised.with_facts(**call.error_fields())
-    except BaseException as raised:  # noqa: BLE001 - raised below
-        error = raised
-    if call.events is not None:
-        call.events.on_end(error)
-    if error is None:
-        return result  # type: ignore[no-any-return]  # a `cast` costs a Python call
-    try:
-        raise error
-    finally:
-        # The error refers to this frame by its traceback. If the frame referred to the error, and
-        # to the call with its client, they would stay until the next garbage collection.
-        del error, call
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,9 +192,53 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         if problem is not None:
             raise invalid_value(problem, endpoint, self.vendor, self.login)
 
-    def send(self, request: Request[T]) -> Coroutine[Any, Any, T]:
-        """Make one call; see [`send`][asyncclients.core.call.send]."""
-        return send(Call(self, request))
+    async def send(
+        self,
+        request: Request[T],
+        kind: Callable[[ClientConfig, Request[T]], Call[T]] | None = None,
+    ) -> T:
+        """Send *request*, retry it as its policy allows, and return its decoded response.
+
+        *kind* is the class of the call, by default `Call`.
+
+        Raises:
+            AsyncClientsError: with vendor, operation, method, path and attempts filled in.
+        """
+        call: Call[T] = (kind or Call)(self, request)
+        error: BaseException | None = None
+        result: Any = None
+        try:
+            call.prepare()
+            while True:
+                if call.token is not None:
+                    await call.token.ensure()
+                outcome = await call.attempt()
+                decision = call.decide(outcome)
+                if decision is Decision.DONE:
+                    assert isinstance(outcome, Response)
+                    if len(outcome.body) > _DECODED_IN_THREAD:
+                        result = await asyncio.to_thread(call.decode, outcome)
+                    else:
+                        result = call.decode(outcome)
+                    break
+                if decision is Decision.ALREADY_DELETED:
+                    break
+                if not await call.wait(decision, outcome):
+                    raise call.error(decision, outcome)  # noqa: TRY301 - completed below
+        except AsyncClientsError as raised:
+            error = raised.with_facts(**call.error_fields())
+        except BaseException as raised:  # noqa: BLE001 - raised below
+            error = raised
+        if call.events is not None:
+            call.events.on_end(error)
+        if error is None:
+            return result  # type: ignore[no-any-return]  # a `cast` costs a Python call
+        try:
+            raise error
+        finally:
+            # The error refers to this frame by its traceback. If the frame referred to the error,
+            # and to the call, they would stay until the next garbage collection.
+            del error, call
 
 
 def config_of(owner: object) -> ClientConfig | None:
@@ -258,7 +261,7 @@ def check_given(owner: object, endpoint: Endpoint[Any], given: msgspec.Struct) -
 
 
 class Call(Generic[T]):
-    """The state of one call; its methods are the steps of `send`.
+    """The state of one call; its methods are the steps of `ClientConfig.send`.
 
     Attributes:
         token: its access token; None if the login needs none.
