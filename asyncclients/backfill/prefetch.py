@@ -17,22 +17,14 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequen
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
-
 from asyncclients.arguments import (
-    NaturalInt,
-    QuotaShare,
-    Ratio,
-    Seconds,
-    check_fields,
-    check_function,
     check_text,
 )
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import RowOutcome, classify_error
 from asyncclients.backfill.files.source import iterate
-from asyncclients.backfill.report import EtaEstimator, RequestCounter
-from asyncclients.backfill.state.pull_state import Key, PullState
+from asyncclients.backfill.report import RequestCounter
+from asyncclients.backfill.state.pull_state import PullState
 from asyncclients.core.events import capture_responses
 from asyncclients.core.options import call_context
 from asyncclients.errors import ConfigurationError, DecodeError
@@ -260,42 +252,6 @@ class SequentialReader:
                 await take(page)
             if page.last:
                 return
-
-
-class PullSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """How one run of a pull reads and stores; most fields are arguments of `pull`.
-
-    Raises:
-        ConfigurationError: a field is invalid.
-    """
-
-    sink: Any
-    key: Key | None
-    max_failed: Ratio
-    prefetch: NaturalInt
-    flow: str
-    share: QuotaShare | None
-    max_outage: Seconds
-    new_credential: bool
-    refresh: bool
-    breaker: CircuitBreaker
-    counter: RequestCounter = msgspec.field(default_factory=RequestCounter)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.key, str):
-            check_function("key", self.key)
-        check_fields(self)
-
-    def reader(self, source: Pages) -> PagePrefetcher | SequentialReader:
-        """Return the reader for *source*."""
-        if not isinstance(source, Paginator):
-            return SequentialReader(source, self.flow, self.counter)
-        counter, breaker = self.counter, self.breaker
-        return PagePrefetcher(source, self.prefetch, self.flow, counter, breaker, lenient=True)
-
-    def estimator(self, found: int) -> EtaEstimator:
-        """Return the estimator of a run that starts with *found* items."""
-        return EtaEstimator(self.counter, self.flow, found)
 
 
 async def read_list(

@@ -1,61 +1,34 @@
-"""Pull: write all pages of a list to a file or another sink.
+"""Pull: write all pages of a list to a file or another sink, or bring its result up to date.
 
-A run opens the sink at the last checkpoint, reads pages, some ahead, writes the new items,
-flushes the sink before each checkpoint, compares the count with the vendor's total, and finishes
-the sink.
-
-Numbered pages shift while the list changes: an item added before the current position makes
-another one appear twice, a deleted one makes another one move to a page already read. Duplicates
-are recognised by their key and dropped. A resumed run goes back until it finds a known item. If
-the total shrank or the count does not match, the list is read a second time. The report names
-everything that is still not verified.
+At the end the count is compared with the vendor's total, and the report names everything that is
+not verified.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import product
 from pathlib import Path
 from typing import Any, Never
 
-from asyncclients.arguments import (
-    check_function,
-    check_keywords,
-    check_path,
-    check_seconds,
-    close_coroutine,
-)
-from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.files.sink import (
-    FileSink,
-    Sink,
-    UnwritableItemsError,
-    UpsertSink,
-    open_sink,
-)
-from asyncclients.backfill.prefetch import Pages, PullSetup, check_since, read_list
-from asyncclients.backfill.refresh import Refresh, RefreshOptions
+from asyncclients.arguments import check_function, check_keywords, check_path, close_coroutine
+from asyncclients.backfill.files.sink import FileSink, Sink, open_sink
+from asyncclients.backfill.prefetch import Pages, check_since
+from asyncclients.backfill.pull_run import PullOptions, PullRun
+from asyncclients.backfill.refresh import Refresh
 from asyncclients.backfill.report import Progress, Report, reporting_progress
 from asyncclients.backfill.state.identity import pull_job
 from asyncclients.backfill.state.journal import Journal
-from asyncclients.backfill.state.pull_state import (
-    Checkpoint,
-    ItemKeys,
-    Key,
-    PullState,
-    drop_at,
-)
+from asyncclients.backfill.state.pull_state import Key, PullState, SeenItems, drop_at
+from asyncclients.backfill.state.stored_rows import content_digests
 from asyncclients.core.options import call_context
-from asyncclients.errors import BackfillStoppedError, ConfigurationError, InputError
+from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import are_same, check_apart, target_of, temporary_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.ratelimit.quota import Priority
-
-_CHECKPOINT_INTERVAL = 0.2
-"""Minimum seconds between checkpoints; a crash costs the pages read in this time."""
 
 
 async def pull(
@@ -127,81 +100,72 @@ async def pull(
         check_keywords(pull, misspelt)
         _check(source, to, state, progress)
         sink, name = open_sink(to)
-        setup = PullSetup(
+        options = PullOptions(
             sink=sink,
             key=key,
-            max_failed=max_failed,
+            refresh=refresh,
+            since=since,
+            lag=lag,
+            changes=None if changes is None else _changes_path(changes),
             prefetch=prefetch,
             flow=flow or f"pull {name} {state}",
             share=share,
+            max_failed=max_failed,
             max_outage=max_outage,
             new_credential=new_credential,
-            refresh=refresh,
-            breaker=CircuitBreaker(max_outage),
         )
-        options = _refresh_options(source, sink, refresh, since, lag=lag, changes=changes)
-        _check_files(Path(state), sink, options)
+        if since is not None:
+            check_since(source, since)
+        _check_files(Path(state), options)
         job = await asyncio.to_thread(pull_job, source, name, key)
         async with aclosing(
             await Journal.open(state, job, new_credential=new_credential)
         ) as journal:
-            run = await _open_run(journal, setup, options)
-            with call_context(Priority.BACKGROUND, setup.flow, share=share):
-                async with reporting_progress(run.progress, run.estimator, progress):
-                    await run.work(source)
-                await journal.finish()
-                return run.report()
+            return await _run(source, journal, options, progress)
     finally:
         close_coroutine(source)
 
 
-async def _open_run(
-    journal: Journal, setup: PullSetup, options: RefreshOptions | None
-) -> Pull | Refresh:
-    found = await journal.state(PullState)
-    if options is None and found is not None and found.refresh and not found.complete:
-        options = RefreshOptions()  # the first reading was begun by a refresh
-    if options is None:
-        return Pull(setup, await Checkpoint.load(journal))
-    return await Refresh.open(journal, setup, options)
+async def _run(
+    source: Pages,
+    journal: Journal,
+    options: PullOptions,
+    progress: Callable[[Progress], None] | None,
+) -> Report:
+    run = await _open_run(journal, options)
+    with call_context(Priority.BACKGROUND, options.flow, share=options.share):
+        async with reporting_progress(run.progress, run.estimator, progress):
+            await run.work(source)
+        await journal.finish()
+        return run.report()
 
 
-def _refresh_options(
-    source: Any, sink: Any, refresh: bool, since: Any, *, lag: Any, changes: Any
-) -> RefreshOptions | None:
-    """Return the options of a refresh, None if the pull is none."""
-    if not refresh:
-        for name, value in (("since", since), ("changes", changes)):
-            if value is not None:
-                raise ConfigurationError(
-                    f"{name} is only for a refresh", advice="Pass refresh=True as well"
-                )
-        return None
-    if not isinstance(sink, (FileSink, UpsertSink)):
-        raise ConfigurationError(
-            f"a {type(sink).__name__} cannot be refreshed: it has no methods upsert and remove",
-            advice="Add them, see asyncclients.backfill.UpsertSink, or pull into a file",
+async def _open_run(journal: Journal, options: PullOptions) -> PullRun:
+    state = await journal.state(PullState)
+    # A first reading that was begun by a refresh is continued by one.
+    if options.refresh or (state is not None and state.refresh and not state.complete):
+        return await Refresh.open(journal, options)
+    return Pull(options, await SeenItems.load(journal))
+
+
+def _changes_path(changes: Any) -> Path:
+    """Return the path of the file of changes; raise an error if it cannot be written."""
+    check_path("changes", changes)
+    path = target_of(changes)
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(
+            f"{path} is a directory, or in one that does not exist",
+            file=str(path),
+            advice="Give changes= a file in an existing directory",
         )
-    check_seconds("lag", lag, zero=True)
-    if since is not None:
-        check_since(source, since)
-    if changes is not None:
-        check_path("changes", changes)
-        changes = target_of(changes)
-        if changes.is_dir() or not changes.parent.is_dir():
-            raise InputError(
-                f"{changes} is a directory, or in one that does not exist",
-                file=str(changes),
-                advice="Give changes= a file in an existing directory",
-            )
-    return RefreshOptions(since=since or "", lag=lag, changes=changes)
+    return path
 
 
-def _check_files(state: Path, sink: Any, options: RefreshOptions | None) -> None:
+def _check_files(state: Path, options: PullOptions) -> None:
     """Raise `InputError` if a file of the job is also another one of it."""
+    sink, changes = options.sink, options.changes
     files = sink.files if isinstance(sink, FileSink) else []
     check_apart(state, files, "the result")
-    changes = None if options is None else options.changes
     if changes is not None:
         mine = [changes, temporary_of(changes)]
         check_apart(state, mine, "the file of changes")
@@ -226,135 +190,41 @@ def _check(source: Any, to: Any, state: Any, progress: Any) -> None:
         )
 
 
-class Pull:
-    """One run of a pull."""
+class Pull(PullRun):
+    """One run of a pull that is no refresh: it adds each item to the sink as it arrives."""
 
-    def __init__(self, setup: PullSetup, checkpoint: Checkpoint) -> None:
-        self._setup, self._checkpoint = setup, checkpoint
-        self._sink: Sink = setup.sink
-        self._item_keys = ItemKeys(setup.key)
-        self.estimator = setup.estimator(checkpoint.state.found)
-        self._loop = asyncio.get_running_loop()
-        self._saved_at = self._loop.time()
-        self._is_sink_uncertain = False
+    def __init__(self, options: PullOptions, items: SeenItems) -> None:
+        super().__init__(options, items)
+        self._items = items
 
     async def work(self, source: Pages) -> None:
-        """Read, write and finish; save a checkpoint at the end in any case."""
-        state = self._checkpoint.state
-        if state.complete:
-            if isinstance(self._sink, FileSink):
-                self._sink.check_complete()
-            return
-        await self._sink.open(state.position)
-        try:
-            try:
-                if not state.read:
-                    reader = self._setup.reader(source)
-                    await read_list(reader, state, self._take, self._is_known, self._may_miss_some)
-            finally:
-                if not self._is_sink_uncertain:
-                    await self._save()
-            await self._sink.finish()
-            if isinstance(self._sink, FileSink):
-                state.file = self._sink.mark
-            state.complete = True
-            await self._checkpoint.save()
-        except BackfillStoppedError as error:
-            error.report = self.report()
-            raise
-        finally:
-            await self._sink.close()
+        """Do nothing if the pull is complete."""
+        if not self._items.state.complete:
+            await super().work(source)
+        elif isinstance(self._sink, FileSink):
+            self._sink.check_complete()
 
-    async def _is_known(self, page: Page[Any]) -> bool:
-        seen = self._checkpoint.seen
-        return any(key in seen for key in self._item_keys.keys_of(page.items))
+    async def _run(self, source: Pages) -> None:
+        state = self._items.state
+        if not state.read:
+            await self._read(source)
+        await self._sink.finish()
+        if isinstance(self._sink, FileSink):
+            state.file = self._sink.mark
+        state.complete = True
+        await self._items.save()
 
-    async def _may_miss_some(self) -> bool:
-        return self._checkpoint.state.is_missing_some
-
-    async def _take(self, page: Page[Any]) -> None:
-        state = self._checkpoint.state
-        state.note_total(page.total)
-        if page.invalid_items:
-            self._checkpoint.set_aside(page, self._setup.max_failed)
-        new = self._new_items(page.items, is_reread=page.number <= state.page)
-        if new:
-            new = await self._write(new, page)
-        state.done += len(new)
-        state.page = max(state.page, page.number)
-        if self._loop.time() - self._saved_at >= _CHECKPOINT_INTERVAL:
-            await self._save()
-
-    async def _write(self, items: Sequence[Any], page: Page[Any]) -> Sequence[Any]:
-        """Write *items*, which are new on *page*; return those that the sink can store."""
-        place = self._checkpoint.unsaved_keys - len(items)
-        try:
-            await self._use_sink(self._sink.write(items))
-        except UnwritableItemsError as error:
-            self._is_sink_uncertain = False
-            good, invalid = error.good, error.invalid
-        else:
-            self._checkpoint.add_contents(place, items)
-            return items
-        found = Page[Any](items=good, number=page.number, invalid_items=invalid)
-        self._checkpoint.set_aside(found, self._setup.max_failed)
-        if good:
-            await self._use_sink(self._sink.write(good))
-            written = {id(item) for item in good}
-            kept = [item if id(item) in written else None for item in items]
-            self._checkpoint.add_contents(place, kept)
-        return good
-
-    def _new_items(self, items: Sequence[Any], *, is_reread: bool) -> Sequence[Any]:
-        """Return those of *items* that are not in the sink."""
-        state = self._checkpoint.state
+    async def _add(self, page: Page[Any], lines: Sequence[bytes]) -> None:
+        state, items = self._items.state, page.items
         if state.has_keys is None and items:
             state.has_keys = self._item_keys.raw_keys(items)[0] is not None
-        if not state.has_keys:
-            return items
-        duplicates = self._checkpoint.add_keys(self._item_keys.keys_of(items))
-        if not is_reread and state.pass_number == 1:
-            state.skipped += len(duplicates)
-        return drop_at(items, duplicates)
-
-    async def _save(self) -> None:
-        """Make the sink durable, then save a checkpoint."""
-        self._checkpoint.state.position = await self._use_sink(self._sink.flush())
-        await self._checkpoint.save()
-        self._saved_at = self._loop.time()
-
-    async def _use_sink(self, step: Coroutine[Any, Any, Any]) -> Any:
-        """Await *step* of the sink. If it fails, the content of the sink is uncertain."""
-        self._is_sink_uncertain = True
-        result = await step
-        self._is_sink_uncertain = False
-        return result
-
-    # --- Reporting ----------------------------------------------------------------------
-
-    def report(self) -> Report:
-        """Return the counts of the job."""
-        state = self._checkpoint.state
-        return Report(
-            done=state.done,
-            failed=state.failed,
-            skipped=state.skipped,
-            total=state.total,
-            unverified=state.unverified,
-            complete=state.complete,
-            failures=self._checkpoint.failures,
-            **self._setup.counter.totals(),
-        )
-
-    def progress(self) -> Progress:
-        """Return the progress of the run."""
-        state = self._checkpoint.state
-        return self.estimator.progress(
-            done=state.done,
-            failed=state.failed,
-            skipped=state.skipped,
-            settled=state.found,
-            total=state.total,
-            waiting=self._setup.breaker.outage_seconds,
-            cause=self._setup.breaker.cause,
-        )
+        if state.has_keys:
+            duplicates = self._items.add(self._keys_of(items), content_digests(items))
+            if page.number > state.page and state.pass_number == 1:
+                state.skipped += len(duplicates)
+            items, lines = drop_at(items, duplicates), drop_at(lines, duplicates)
+        if items and isinstance(self._sink, FileSink):
+            await self._use_sink(self._sink.write_lines(lines))
+        elif items:
+            await self._use_sink(self._sink.write(items))
+        state.done += len(items)

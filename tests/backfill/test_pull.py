@@ -6,7 +6,6 @@ import asyncio
 import csv
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
-from importlib import import_module
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ from asyncclients import (
     SessionPool,
     StateMismatchError,
 )
-from asyncclients.backfill import Progress, pull, read_status
+from asyncclients.backfill import Progress, pull, pull_run, read_status
 from asyncclients.backfill.files import sink as sinks
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Journal
-from asyncclients.backfill.state.pull_state import Checkpoint, text_of
+from asyncclients.backfill.state.pull_state import SeenItems, text_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
 
@@ -338,7 +337,7 @@ async def test_pull_resumes_after_cancellation_at_any_step(
 ) -> None:
     """Runs cancelled while they fetch, write or save still write every item once."""
     monkeypatch.setattr(sinks, "_BUFFER", buffer)
-    monkeypatch.setattr(import_module("asyncclients.backfill.pull"), "_CHECKPOINT_INTERVAL", 0.0)
+    monkeypatch.setattr(pull_run, "_SAVE_INTERVAL", 0.0)
     server = Server(400)
     server.seconds = dict.fromkeys(range(1, 41), 0.0)
     steps, cancelled, report = 20.0, 0, None
@@ -356,28 +355,29 @@ async def test_pull_resumes_after_cancellation_at_any_step(
     assert cancelled > 1
 
 
-async def test_checkpoint_keeps_all_keys(state: Path) -> None:
-    """Keys of several checkpoints at the same page are kept."""
+async def test_seen_items_keep_all_keys(state: Path) -> None:
+    """Keys of several saves at the same page are kept."""
     for run in range(3):
         journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
-        checkpoint = await Checkpoint.load(journal)
-        known = [f"{before}{more}" for before in range(run) for more in ("", " and more")]
-        assert all(name in checkpoint.seen for name in known)
+        items = await SeenItems.load(journal)
+        assert all(
+            await items.known([f"{n}{more}" for n in range(run) for more in ("", " and more")])
+        )
         for name in (f"{run}", f"{run} and more"):
-            assert checkpoint.add_keys([name]) == []
-            checkpoint.state.page = 7
-            await checkpoint.save()
+            assert items.add([name], [1]) == []
+            items.state.page = 7
+            await items.save()
         await journal.aclose()
 
 
-async def test_checkpoint_keeps_keys_of_any_form(state: Path) -> None:
+async def test_seen_items_keep_keys_of_any_form(state: Path) -> None:
     """Keys of several lines, empty ones, surrogates and other types are kept."""
     names = [text_of(key) for key in ("", "two\nlines", "ü\r", "\ud800", 7, ("a", 7))]
     for found in ([], [*range(len(names))]):
         journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
-        checkpoint = await Checkpoint.load(journal)
-        assert checkpoint.add_keys(names) == found
-        await checkpoint.save()
+        items = await SeenItems.load(journal)
+        assert items.add(names, [1] * len(names)) == found
+        await items.save()
         await journal.aclose()
 
 
@@ -501,16 +501,16 @@ async def test_pull_completes_after_kill_before_last_save(
     to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the file has its name but the state is not complete, the next run completes."""
-    save = Checkpoint.save
+    save = SeenItems.save
 
-    async def die(checkpoint: Checkpoint) -> None:
-        if checkpoint.state.complete:
+    async def die(items: SeenItems) -> None:
+        if items.state.complete:
             raise KeyError("killed")
-        await save(checkpoint)
+        await save(items)
 
     server = Server(100)
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "save", die)
+        patch.setattr(SeenItems, "save", die)
         with pytest.raises(KeyError):
             await pull(server.list(), to, state=state)
     assert ids(to) == list(range(100))

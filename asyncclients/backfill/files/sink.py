@@ -8,7 +8,7 @@ columns depend on all items, is converted at that point.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
@@ -37,7 +37,7 @@ from asyncclients.own_files import (
     target_of,
     temporary_of,
 )
-from asyncclients.paging import InvalidItem
+from asyncclients.paging import InvalidItem, Page
 
 T = TypeVar("T")
 
@@ -81,23 +81,12 @@ class UpsertSink(Sink, Protocol):
         """Remove the items with these keys; those that do not exist are removed already."""
 
 
-class UnwritableItemsError(Exception):
-    """Some items cannot be written, the *invalid* ones; none was, not even the *good* ones."""
-
-    def __init__(self, items: Sequence[Any], reason_of: Callable[[Any], str]) -> None:
-        pairs = [(item, reason_of(item)) for item in items]
-        self.good = [item for item, reason in pairs if not reason]
-        self.invalid = [
-            InvalidItem(raw=encode_row(item), reason=reason) for item, reason in pairs if reason
-        ]
-
-
 class FileSink:
     """Writes JSON lines to a `.part` file, in a thread, and at the end *path*.
 
     Attributes:
         mark: size and checksum of the finished file.
-        keeps_part: whether the `.part` file is kept for the next run if this one is not finished.
+        keeps_part: whether an unfinished `.part` file is kept, and continued by the next run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,6 +125,7 @@ class FileSink:
 
     async def open(self, position: Any) -> None:
         """Open the part file, empty or cut back to *position* bytes."""
+        position = position if self.keeps_part else None
         try:
             await self._run(in_thread(self._open, position))
         except BaseException:
@@ -210,27 +200,31 @@ class FileSink:
                 "start over",
             )
 
-    async def write(self, items: Sequence[Any]) -> None:
-        """Add *items*; if some have no JSON form, raise `UnwritableItemsError` and add none."""
-        await self.write_lines(self.lines_of(items))
+    def encode(self, page: Page[Any]) -> tuple[Page[Any], list[bytes]]:
+        """Return *page* and its items as JSON lines.
 
-    async def write_lines(self, lines: bytes) -> None:
-        """Add *lines*, items as `lines_of` returns them."""
-        self._buffer.append(lines)
-        self._buffered += len(lines)
-        if self._buffered > _BUFFER:
-            await self._write_out(durable=False)
-
-    def lines_of(self, items: Sequence[Any]) -> bytes:
-        """Return *items* as JSON lines; raise `UnwritableItemsError` as `write` does."""
+        Items that the file cannot hold become invalid items of the page returned.
+        """
         try:
-            lines = codec.encode_lines(items)
+            lines = codec.encode_lines(page.items)
         except Exception:  # noqa: BLE001 - `to_wire` may raise anything
             lines = b""
         objects = lines.count(b"\n{") + lines.startswith(b"{")
-        if len(items) != (objects if self._convert else lines.count(b"\n")):
-            raise UnwritableItemsError(items, self._problem_of)
-        return lines
+        if len(page.items) != (objects if self._convert else lines.count(b"\n")):
+            page = self._without_unwritable(page)
+            lines = codec.encode_lines(page.items)
+        return page, lines.split(b"\n")[:-1]
+
+    def _without_unwritable(self, page: Page[Any]) -> Page[Any]:
+        pairs = [(item, self._problem_of(item)) for item in page.items]
+        invalid = [
+            InvalidItem(raw=encode_row(item), reason=reason) for item, reason in pairs if reason
+        ]
+        return msgspec.structs.replace(
+            page,
+            items=[item for item, reason in pairs if not reason],
+            invalid_items=[*page.invalid_items, *invalid],
+        )
 
     def _problem_of(self, item: Any) -> str:
         """Return why *item* cannot be written, "" if it can."""
@@ -238,6 +232,14 @@ class FileSink:
         if not problem and self._convert and not codec.encode(item).startswith(b"{"):
             return f"has no columns: an item of type {type(item).__name__}"
         return problem
+
+    async def write_lines(self, lines: Sequence[bytes]) -> None:
+        """Add *lines*, items as `encode` returns them."""
+        text = b"\n".join([*lines, b""])
+        self._buffer.append(text)
+        self._buffered += len(text)
+        if self._buffered > _BUFFER:
+            await self._write_out(durable=False)
 
     async def flush(self) -> int:
         """Make everything durable; the position is the number of bytes."""
@@ -315,7 +317,7 @@ def _close(files: Sequence[BinaryIO]) -> None:
             file.close()
 
 
-def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
+def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[FileSink | Sink, str]:
     """Return the sink for *to*, and its name; raise `InputError` if it cannot be written."""
     if not isinstance(to, (str, os.PathLike)):
         return to, type(to).__qualname__

@@ -20,35 +20,29 @@ import time
 from array import array
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import closing, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
 from asyncclients.backfill.state.journal import (
-    Changes,
     Journal,
     Statement,
     iter_rows,
-    put_value,
     transaction,
     with_checksum,
 )
 from asyncclients.backfill.state.pull_state import (
+    UNREADABLE,
+    Checkpoint,
     LastRefresh,
     PullState,
     RefreshPass,
-    Stopwatch,
-    set_aside,
 )
-from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark
-from asyncclients.errors import StateMismatchError, encodable
+from asyncclients.backfill.state.stored_rows import Mark
+from asyncclients.errors import encodable
 from asyncclients.own_files import replacing
-from asyncclients.paging import Page
 
-_UNREADABLE = 0
-"""Digest of an unreadable item: such a row only shows that it was counted."""
 _ROWS = 200
 """Rows read at a time."""
 _FIND_KEYS = 500
@@ -77,7 +71,7 @@ class Difference(msgspec.Struct, frozen=True):
     item: msgspec.Raw
 
 
-class ItemTable:
+class ItemTable(Checkpoint):
     """The items of one pull and the state of its refresh.
 
     Attributes:
@@ -86,13 +80,11 @@ class ItemTable:
     """
 
     def __init__(self, journal: Journal, state: PullState, key_fields: Sequence[str]) -> None:
-        self._journal, self.state, self._key_fields = journal, state, key_fields
+        super().__init__(journal, state)
+        self._key_fields = key_fields
         self.current = state.refresh or RefreshPass(number=state.passes)
-        self._failures = DeadLetterFile(journal.path)
-        self._clock = Stopwatch()
         self._unsaved: dict[str, tuple[int, bytes | None]] = {}
         self._statements: list[Statement] = []
-        self.unsaved_bytes = 0
 
     @classmethod
     async def open(
@@ -101,12 +93,16 @@ class ItemTable:
         """Return the table of *journal*; at the first refresh, with the items of the pull before.
 
         *key_fields* are names of the key field, of which the first one that an item has is used.
-        *lines* is the published file, if it is one of JSON lines; if it does not have the items of
-        the state, `StateMismatchError` is raised.
+        *lines* is the published file, if it is one of JSON lines.
         """
         if state.complete:
-            await journal.on_database(_import_pull, lines, state.done)
+            await journal.on_database(_import_pull, lines)
         return cls(journal, state, key_fields)
+
+    @property
+    def reading(self) -> PullState:
+        """How far the list was read by the current refresh."""
+        return self.current.reading
 
     @property
     def position(self) -> Any:
@@ -130,17 +126,19 @@ class ItemTable:
             watermark=watermark,
             lag=lag,
             newest=watermark,
-            reading=PullState(position=position),
+            reading=PullState(position=position, has_keys=True),
         )
-        await self._journal.run(self._failures.begin)
-        self._clock.resume(self.current.reading)
+        await self._open_reading(is_new=True)
         await self.save()
 
     async def resume(self) -> None:
         """Continue the refresh of an earlier run."""
-        reading = self.current.reading
-        self._clock.resume(reading)
-        await self._journal.run(partial(self._failures.resume, reading.failures, drop=True))
+        await self._open_reading(is_new=False)
+
+    async def known(self, keys: Sequence[str]) -> list[bool]:
+        """Return for each of *keys* whether the current refresh has found it."""
+        found = await self.find(keys)
+        return [key in found and found[key].seen == self.current.number for key in keys]
 
     async def find(self, keys: Sequence[str]) -> dict[str, Known]:
         """Return what is known of those of *keys* that are in the table."""
@@ -161,31 +159,18 @@ class ItemTable:
         self._unsaved[key] = digest, content
         self.unsaved_bytes += len(content or b"")
 
-    async def set_aside(self, page: Page[Any], keys: Sequence[str], max_failed: float) -> None:
-        """Write the unreadable items of *page*, with *keys*, to the dead-letter file, each once."""
-        keys = ["\n" + key for key in keys]  # unlike the key of an item, which is one line
-        known = await self.find(keys)
-        new = [key not in known or known[key].seen != self.current.number for key in keys]
-        set_aside(self._failures, self.current.reading, page, new, max_failed)
+    def add_failed(self, keys: Sequence[str]) -> None:
+        """Note that the refresh has found the unreadable items with these *keys*."""
         for key in keys:
-            self.put(key, _UNREADABLE)
+            self.put(key, UNREADABLE)
 
     async def save(self) -> None:
         """Save everything so far; raises `StateError` if that fails."""
-        reading, number = self.current.reading, self.current.number
-        write_failures = self._failures.take()
-        reading.failures = self._failures.mark
-        self._clock.note(reading)
-        found = self._unsaved.items()
+        found, number = self._unsaved.items(), self.current.number
         rows = [(key, digest, number, content) for key, (digest, content) in found]
-        statements = [put_value("state", self.state), *self._statements, Statement(_PUT, rows)]
+        statements = [*self._statements, Statement(_PUT, rows)]
         self._unsaved, self._statements, self.unsaved_bytes = {}, [], 0
-        await self._journal.save(Changes(statements, write_failures))
-
-    @property
-    def failures(self) -> str:
-        """The path of the dead-letter file."""
-        return str(self._failures.path)
+        await self._save(statements)
 
     # --- The items -----------------------------------------------------------------------
 
@@ -239,10 +224,10 @@ class ItemTable:
             number = rows[-1][0]
             yield rows
 
-    async def lines(self) -> AsyncGenerator[bytes]:
+    async def lines(self) -> AsyncGenerator[list[bytes]]:
         """Yield the JSON lines of the new result, some at a time, in the order first seen."""
         async for rows in self._pages("content", f"content IS NOT NULL AND {self._kept}"):
-            yield b"".join(content + b"\n" for _, content in rows)
+            yield [content for _, content in rows]
 
     async def removed_keys(self) -> AsyncGenerator[list[Any]]:
         """Yield the keys of the items that a sink has to remove, some at a time."""
@@ -316,8 +301,8 @@ class ItemTable:
 # --- In the journal's thread ------------------------------------------------------------------
 
 
-def _import_pull(database: sqlite3.Connection, lines: Path | None, count: int) -> None:
-    """Fill an empty table with the *count* items of the pull, one for each of *lines* if given."""
+def _import_pull(database: sqlite3.Connection, lines: Path | None) -> None:
+    """Fill an empty table with the items of the pull, one for each of *lines* if given."""
     if database.execute("SELECT 1 FROM items LIMIT 1").fetchone():
         return
     sql = (
@@ -326,31 +311,22 @@ def _import_pull(database: sqlite3.Connection, lines: Path | None, count: int) -
     with (
         nullcontext() if lines is None else lines.open("rb") as file,
         transaction(database),
-        closing(_pulled_items(database, file, count)) as items,
+        closing(_pulled_items(database, file)) as items,
     ):
         database.executemany(sql, map(with_checksum, items))
 
 
 def _pulled_items(
-    database: sqlite3.Connection, file: BinaryIO | None, count: int
+    database: sqlite3.Connection, file: BinaryIO | None
 ) -> Generator[tuple[str, int, int, bytes | None]]:
     """Yield key, digest, digest and line of each item of the pull."""
-    is_short = False
     with closing(iter_rows(database, "SELECT keys, digests FROM keys ORDER BY number")) as parts:
         for keys, digests in parts:
             texts = keys.decode(errors="surrogatepass").split("\n")
             for key, digest in zip(texts, array("q", digests), strict=True):
-                if digest == _UNREADABLE:
-                    continue
-                line = file.readline().rstrip(b"\n") if file else None
-                is_short |= line == b""
-                yield encodable(key), digest, digest, line
-    if file and (is_short or file.readline()):
-        raise StateMismatchError(
-            f"{file.name} does not have {count} lines, one for each item of its state",
-            file=str(file.name),
-            advice="Restore it, or delete the state file to start over",
-        )
+                if digest != UNREADABLE:
+                    line = file.readline().rstrip(b"\n") if file else None
+                    yield encodable(key), digest, digest, line
 
 
 def _newest(database: sqlite3.Connection, time_of: Callable[[Any], float | None]) -> float | None:

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import compress, repeat
+from itertools import compress
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -27,7 +28,6 @@ from asyncclients.backfill.state.stored_rows import (
     DeadLetter,
     DeadLetterFile,
     Mark,
-    content_digests,
     digest,
     encode_row,
 )
@@ -39,6 +39,8 @@ Key = str | Callable[[Any], Any]
 
 _MIN_ITEMS = 500
 """Items above which the share of unreadable ones counts; a single bad page must not stop a pull."""
+UNREADABLE = 0
+"""Digest of an unreadable item: such a record only shows that it was counted."""
 _NO_KEY = (
     "the items do not all have the field given as key= (by default uuid or id), so duplicates "
     "could not be detected"
@@ -258,144 +260,151 @@ class LastRefresh(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     unchanged: int = 0
 
 
-class Stopwatch:
-    """Measures how long a list is being read, over all runs.
+class Checkpoint(ABC):
+    """What a pull has in its state file; a subclass remembers the items.
 
-    Differences of the wall clock count between two runs only, so that the vendor's clock need not
-    agree with ours.
+    Attributes:
+        state: the value that each save replaces.
+        unsaved_bytes: of items that wait for the next save.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal, state: PullState) -> None:
+        self._journal, self.state = journal, state
+        self._failures = DeadLetterFile(journal.path)
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
-        self._before = 0.0
+        self.unsaved_bytes = 0
 
-    def resume(self, state: PullState) -> None:
-        """Continue at the time of *state*."""
-        now = time.time()
-        state.began_at = state.began_at or now
-        self._before = state.seconds
-        if state.saved_at:
-            self._before += max(0.0, now - state.saved_at)
+    @property
+    @abstractmethod
+    def reading(self) -> PullState:
+        """How far the list was read."""
 
-    def note(self, state: PullState) -> None:
-        """Store the time in *state*."""
-        state.saved_at = time.time()
-        state.seconds = self._before + self._loop.time() - self._started_at
+    @property
+    @abstractmethod
+    def position(self) -> Any:
+        """The position of a sink that has the items; None if it has to start anew."""
+
+    @abstractmethod
+    async def known(self, keys: Sequence[str]) -> list[bool]:
+        """Return for each of *keys* whether this reading has found it."""
+
+    @abstractmethod
+    def add_failed(self, keys: Sequence[str]) -> None:
+        """Note that this reading has found the unreadable items with these *keys*."""
+
+    @abstractmethod
+    async def save(self) -> None:
+        """Save everything so far; raises `StateError` if that fails."""
+
+    @property
+    def failures(self) -> str:
+        """The path of the dead-letter file."""
+        return str(self._failures.path)
+
+    async def set_aside(self, page: Page[Any], max_failed: float) -> None:
+        """Write the unreadable items of *page* to the dead-letter file, and count them, each once.
+
+        Raises:
+            BackfillStoppedError: their share is above *max_failed*; nothing was written.
+        """
+        # A page without readable items includes its number: a gateway's error page is always the
+        # same. The prefix keeps these keys apart from those of items without an id.
+        suffix = b"" if page.items else b" %d" % page.number
+        keys = [digest(b"failed " + invalid.raw + suffix) for invalid in page.invalid_items]
+        new = [not is_known for is_known in await self.known(keys)]
+        failed = self.reading.failed + sum(each.items for each in compress(page.invalid_items, new))
+        found = self.reading.done + failed
+        if failed > max_failed * max(found, _MIN_ITEMS):
+            raise BackfillStoppedError(
+                f"{failed} of {found} items do not match the vendor's documentation; the last, "
+                f"on page {page.number}: {page.invalid_items[-1].reason}",
+                advice="The vendor may have changed its responses; all pages before are saved. To "
+                "continue anyway, run again with a higher max_failed=",
+            )
+        for index, invalid in compress(enumerate(page.invalid_items, 1), new):
+            self._failures.add(
+                DeadLetter(
+                    line=page.number,
+                    number=index,
+                    row=invalid.raw.decode("utf-8", "backslashreplace"),
+                    reason=invalid.reason,
+                    error=DecodeError.__name__,
+                )
+            )
+        self.reading.failed = failed
+        self.add_failed(keys)
+
+    async def _open_reading(self, *, is_new: bool) -> None:
+        """Begin the reading, or continue it: its time and its file of unreadable items."""
+        reading, now = self.reading, time.time()
+        if is_new:
+            reading.began_at = now
+            self._failures = DeadLetterFile(self._journal.path)
+            await self._journal.run(self._failures.begin)
+        # Differences of the wall clock count between two runs only, so that the vendor's clock
+        # need not agree with ours.
+        pause = max(0.0, now - reading.saved_at) if reading.saved_at else 0.0
+        self._started_at = self._loop.time() - reading.seconds - pause
+        await self._journal.run(partial(self._failures.resume, reading.failures, drop=True))
+
+    async def _save(self, statements: Sequence[Statement]) -> None:
+        """Save the state, the unreadable items, and what *statements* change."""
+        write_failures, reading = self._failures.take(), self.reading
+        reading.failures = self._failures.mark
+        reading.saved_at, reading.seconds = time.time(), self._loop.time() - self._started_at
+        changes = Changes([put_value("state", self.state), *statements], write_failures)
+        await self._journal.save(changes)
 
 
-class Checkpoint:
-    """The state of one pull and the keys of its items, in memory and in the journal."""
+class SeenItems(Checkpoint):
+    """The keys and digests of the items of a pull; in memory only a hash of each key."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self.state = PullState()
-        self.seen = SeenKeys()
+    def __init__(self, journal: Journal, state: PullState) -> None:
+        super().__init__(journal, state)
+        self._seen = SeenKeys()
         self._new_keys: list[bytes] = []
         self._new_digests = array("q")
-        self._clock = Stopwatch()
-        self._failures = DeadLetterFile(journal.path)
 
     @classmethod
-    async def load(cls, journal: Journal) -> Checkpoint:
-        """Return the checkpoint stored in *journal*, or a new one."""
-        checkpoint = cls(journal)
+    async def load(cls, journal: Journal) -> SeenItems:
+        """Return the items stored in *journal*, or none for a new one."""
         found = await journal.state(PullState)
-        checkpoint.state = found or PullState()
-        checkpoint._clock.resume(checkpoint.state)
+        items = cls(journal, found or PullState())
         for (keys,) in await journal.read("SELECT keys FROM keys"):
-            checkpoint.seen.add(keys.decode(errors="surrogatepass").split("\n"))
-        if found is None:
-            await journal.run(checkpoint._failures.begin)
-        mark = checkpoint.state.failures
-        await journal.run(partial(checkpoint._failures.resume, mark, drop=True))
-        return checkpoint
+            items._seen.add(keys.decode(errors="surrogatepass").split("\n"))
+        await items._open_reading(is_new=found is None)
+        return items
 
-    def add_keys(self, keys: Sequence[str]) -> list[int]:
-        """Add *keys*, a line each; return the indexes of duplicates."""
-        duplicates = self.seen.add(keys)
+    @property
+    def reading(self) -> PullState:
+        """How far the list was read."""
+        return self.state
+
+    @property
+    def position(self) -> Any:
+        """The position of the sink at the last save."""
+        return self.state.position
+
+    async def known(self, keys: Sequence[str]) -> list[bool]:
+        """Return for each of *keys* whether it was added."""
+        return [key in self._seen for key in keys]
+
+    def add(self, keys: Sequence[str], digests: Sequence[int]) -> list[int]:
+        """Add items, a line for each key; return the indexes of those that were there."""
+        duplicates = self._seen.add(keys)
         if new := drop_at(keys, duplicates):
             # One bytes object takes less memory than texts that outlive their page.
             self._new_keys.append("\n".join(new).encode(errors="surrogatepass"))
-            self._new_digests.extend(repeat(0, len(new)))
+            self._new_digests.extend(drop_at(digests, duplicates))
         return duplicates
 
-    @property
-    def unsaved_keys(self) -> int:
-        """Number of keys since the last save."""
-        return len(self._new_digests)
-
-    def add_contents(self, place: int, items: Sequence[Any]) -> None:
-        """Record *items*, whose keys are the unsaved ones from *place* on; None for one not written."""
-        if self.state.has_keys:
-            pairs = zip(items, content_digests(items), strict=True)
-            found = array("q", [0 if item is None else digest for item, digest in pairs])
-            self._new_digests[place : place + len(found)] = found
-
-    @property
-    def failures(self) -> str | None:
-        """The path of the dead-letter file, None while there are no unreadable items."""
-        return str(self._failures.path) if self.state.failed else None
-
-    def set_aside(self, page: Page[Any], max_failed: float) -> None:
-        """Write the unreadable items of *page* to the dead-letter file, each once."""
-        keys = failed_keys(page)
-        new = [key not in self.seen for key in keys]
-        set_aside(self._failures, self.state, page, new, max_failed)
-        self.add_keys(keys)
+    def add_failed(self, keys: Sequence[str]) -> None:
+        """Note that the unreadable items with these *keys* were found."""
+        self.add(keys, [UNREADABLE] * len(keys))
 
     async def save(self) -> None:
         """Save everything so far; raises `StateError` if that fails."""
-        write_failures = self._failures.take()
-        self.state.failures = self._failures.mark
-        self._clock.note(self.state)
-        statements = [put_value("state", self.state)]
-        if self._new_keys:
-            keys = b"\n".join(self._new_keys)
-            digests = self._new_digests.tobytes()
-            sql = "INSERT INTO keys (keys, digests) VALUES (?, ?)"
-            statements.append(Statement(sql, [(keys, digests)]))
-            self._new_keys, self._new_digests = [], array("q")
-        await self._journal.save(Changes(statements, write_failures))
-
-
-def failed_keys(page: Page[Any]) -> list[str]:
-    """Return a text for each unreadable item of *page* that identifies it."""
-    # A page without readable items includes its number: a gateway's error page is always the
-    # same. The prefix keeps these keys apart from those of items without an id.
-    suffix = b"" if page.items else b" %d" % page.number
-    return [digest(b"failed " + invalid.raw + suffix) for invalid in page.invalid_items]
-
-
-def set_aside(
-    failures: DeadLetterFile,
-    state: PullState,
-    page: Page[Any],
-    new: Sequence[bool],
-    max_failed: float,
-) -> None:
-    """Write those unreadable items of *page* that are *new* to *failures*, and count them.
-
-    Raises:
-        BackfillStoppedError: their share is above *max_failed*; nothing was written.
-    """
-    failed = state.failed + sum(each.items for each in compress(page.invalid_items, new))
-    found = state.done + failed
-    if failed > max_failed * max(found, _MIN_ITEMS):
-        raise BackfillStoppedError(
-            f"{failed} of {found} items do not match the vendor's documentation; the last, "
-            f"on page {page.number}: {page.invalid_items[-1].reason}",
-            advice="The vendor may have changed its responses; all pages before are saved. To "
-            "continue anyway, run again with a higher max_failed=",
-        )
-    for index, invalid in compress(enumerate(page.invalid_items, 1), new):
-        failures.add(
-            DeadLetter(
-                line=page.number,
-                number=index,
-                row=invalid.raw.decode("utf-8", "backslashreplace"),
-                reason=invalid.reason,
-                error=DecodeError.__name__,
-            )
-        )
-    state.failed = failed
+        rows = [(b"\n".join(self._new_keys), self._new_digests.tobytes())] if self._new_keys else []
+        self._new_keys, self._new_digests = [], array("q")
+        await self._save([Statement("INSERT INTO keys (keys, digests) VALUES (?, ?)", rows)])
