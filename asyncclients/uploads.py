@@ -16,10 +16,10 @@ import asyncio
 import os
 import stat
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -33,6 +33,7 @@ from asyncclients.core.error_mapping import safe_location
 from asyncclients.core.events import Callback
 from asyncclients.core.prepare import PreparedRequest
 from asyncclients.errors import ConfigurationError, UnexpectedRedirectError, UploadError
+from asyncclients.own_files import in_thread
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
@@ -46,152 +47,102 @@ PIECE = 256 * 1024
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 Progress = Callable[[int], None]
-Read = Callable[[], Awaitable[bytes]]
-"""Returns the next piece of a source, empty at its end."""
 
 
 class UploadBody:
-    """The body of one upload; each iteration starts at the beginning.
+    """The body of one upload; each iteration is a pass that starts at the beginning.
 
-    If it is *replayable*, a second iteration yields the same bytes.
+    Attributes:
+        length: in bytes.
+        replayable: whether each pass yields the same bytes.
+        sent: bytes passed to the connection in the last pass.
+        failure: the error of the source in the last pass.
     """
 
     def __init__(
-        self, length: int, start: Callable[[], Read], *, replayable: bool, progress: Progress | None
+        self,
+        length: int,
+        pieces: Callable[[], AsyncIterator[bytes]],
+        *,
+        replayable: bool,
+        progress: Progress | None,
     ) -> None:
-        self.length, self.replayable, self._start = length, replayable, start
+        self.length, self.replayable, self._pieces = length, replayable, pieces
         self._progress = None if progress is None else Callback(progress)
-        self._last: _BodyIterator | None = None
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        self._last = _BodyIterator(self, self._start())
-        return self._last
-
-    @property
-    def sent(self) -> int:
-        """Bytes passed to the connection in the last iteration."""
-        return 0 if self._last is None else self._last.sent
-
-    @property
-    def failure(self) -> Exception | None:
-        """The error of the source in the last iteration."""
-        return None if self._last is None else self._last.failure
-
-    def report(self, iterator: _BodyIterator) -> None:
-        """Report the progress of *iterator*, unless another one was started after it."""
-        if iterator is self._last and self._progress is not None:
-            self._progress(iterator.sent)
-
-
-class _SourceFailedError(Exception):
-    """Stops the request; the cause is in `UploadBody.failure`."""
-
-
-class _BodyIterator:
-    """One iteration of a body, which checks its length. Unlike a generator, it needs no close."""
-
-    def __init__(self, body: UploadBody, read: Read) -> None:
-        self._body, self._read = body, read
-        self.sent = 0
+        self._passes = self.sent = 0
         self.failure: Exception | None = None
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = b""
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._passes += 1
+        number, sent, self.sent, self.failure = self._passes, 0, 0, None
         try:
-            piece = await self._next_checked()
-        except Exception as failure:  # noqa: BLE001 - aiohttp would wrap it; `UploadCall` raises it
-            self.failure = failure
-        if self.failure is not None:
-            raise _SourceFailedError
-        if not piece:
-            raise StopAsyncIteration
-        self.sent += len(piece)
-        self._body.report(self)
-        return piece
+            async for piece in self._checked():
+                sent += len(piece)
+                if number == self._passes:
+                    self.sent = sent
+                    if self._progress is not None:
+                        self._progress(sent)
+                yield piece
+        except Exception as failure:
+            if number == self._passes:
+                self.failure = failure  # aiohttp wraps it; `UploadCall` raises it
+            raise
 
-    async def _next_checked(self) -> bytes:
-        """Return the next piece; the last one only if the source has no more."""
-        left = self._body.length - self.sent
-        piece = await self._read()
-        how = ""
-        if not piece and left:
-            how = "shorter"
-        elif len(piece) > left or (piece and len(piece) == left and await self._read()):
-            how = "longer"
-        if how:
-            raise UploadError(
-                f"the source is {how} than the {self._body.length} bytes that were announced",
-                advice="Nothing was stored; give the right length, and do not change the file "
-                "meanwhile",
-            )
-        return piece
+    async def _checked(self) -> AsyncIterator[bytes]:
+        """Yield the pieces; the last one only if the source has no more."""
+        left, last = self.length, b""
+        async for piece in self._pieces():
+            left -= len(piece)
+            if left < 0:
+                raise self._wrong("longer")
+            if not left:
+                last = last or piece
+            elif piece:
+                yield piece
+        if left:
+            raise self._wrong("shorter")
+        if last:
+            yield last
 
-
-def _stream(source: AsyncIterable[bytes]) -> Read:
-    pieces = aiter(source)
-
-    async def read() -> bytes:
-        async for piece in pieces:
-            if piece:
-                return piece
-        return b""
-
-    return read
-
-
-def _ranges(read_at: Callable[[int], Awaitable[bytes]]) -> Read:
-    offset = 0
-
-    async def read() -> bytes:
-        nonlocal offset
-        piece = await read_at(offset)
-        offset += len(piece)
-        return piece
-
-    return read
+    def _wrong(self, how: str) -> UploadError:
+        return UploadError(
+            f"the source is {how} than the {self.length} bytes that were announced",
+            advice="Nothing was stored; give the right length, and do not change the file meanwhile",
+        )
 
 
 class _File:
-    """A file for reads in threads, which may outlive the iteration that started them."""
+    """A regular file for reads in threads, which may outlive the pass that started them."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         # `os.fspath` rejects numbers, which `open` would use as file descriptors.
         self._path, self._lock = os.fspath(path), threading.Lock()
         self._file: BinaryIO | None = None
-        self._closed = False
 
-    def _open(self) -> BinaryIO:
-        if self._closed:
-            raise ValueError("the upload is over")
-        if self._file is None:
-            if not stat.S_ISREG(os.stat(self._path).st_mode):  # noqa: PTH116
-                raise ValueError(
-                    f"{self._path!r} is not a regular file: give a stream and its length"
-                )
-            self._file = open(self._path, "rb")  # noqa: SIM115, PTH123 - closed in `close`
-        return self._file
+    def open(self) -> int:
+        """Open the file and return its size in bytes."""
+        if not stat.S_ISREG(os.stat(self._path).st_mode):  # noqa: PTH116
+            raise ValueError(f"{self._path!r} is not a regular file: give a stream and its length")
+        self._file = open(self._path, "rb")  # noqa: SIM115, PTH123 - closed in `close`
+        return os.fstat(self._file.fileno()).st_size
 
-    def size(self) -> int:
-        """Return the current size in bytes."""
+    def _read_at(self, offset: int) -> bytes:
+        assert self._file is not None
         with self._lock:
-            return os.fstat(self._open().fileno()).st_size
+            self._file.seek(offset)
+            return self._file.read(PIECE)
 
-    def read_at(self, offset: int) -> bytes:
-        """Return the piece at *offset*, empty at the end."""
-        with self._lock:
-            file = self._open()
-            file.seek(offset)
-            return file.read(PIECE)
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the content; raise `ValueError` after `close`."""
+        offset = 0
+        while piece := await asyncio.to_thread(self._read_at, offset):
+            offset += len(piece)
+            yield piece
 
     def close(self) -> None:
-        """Close the file; later reads fail."""
-        with self._lock:
-            self._closed = True
-            if self._file is not None:
-                self._file.close()
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
 
 
 @asynccontextmanager
@@ -201,40 +152,34 @@ async def open_content(
     """Provide the body of *source* inside the block.
 
     Raises:
+        ConfigurationError: an argument has the wrong type.
         ValueError: a stream has no *length*, *length* is not that of the bytes or file, or the
             path is not a regular file.
         OSError: the file cannot be read.
     """
-    check_source(source, length, progress)
+    _check_source(source)
+    if length is not None:
+        check_value("length", length, NaturalInt, advice="Give the size of the source in bytes")
+    check_function("progress", progress, advice="As in progress=print")
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         _check_length(len(data), length)
-
-        async def slice_at(offset: int) -> bytes:
-            return data[offset : offset + PIECE]
-
-        yield UploadBody(len(data), lambda: _ranges(slice_at), replayable=True, progress=progress)
+        yield UploadBody(len(data), partial(_slices, data), replayable=True, progress=progress)
     elif isinstance(source, AsyncIterable):
         if length is None:
             raise ValueError("an upload from an async iterable needs its length= in bytes")
-        yield UploadBody(length, lambda: _stream(source), replayable=False, progress=progress)
+        yield UploadBody(length, lambda: aiter(source), replayable=False, progress=progress)
     else:
         file = _File(source)
         try:
-            size = await asyncio.to_thread(file.size)
+            size = await in_thread(file.open)
             _check_length(size, length)
-
-            async def read_at(offset: int) -> bytes:
-                return await asyncio.to_thread(file.read_at, offset)
-
-            yield UploadBody(size, lambda: _ranges(read_at), replayable=True, progress=progress)
+            yield UploadBody(size, file.pieces, replayable=True, progress=progress)
         finally:
-            # Shielded: after a cancellation, a queued thread would never close the file.
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, file.close))
+            await in_thread(file.close)
 
 
-def check_source(source: Any, length: Any, progress: Any) -> None:
-    """Raise `ConfigurationError` if an argument of an upload has the wrong type."""
+def _check_source(source: Any) -> None:
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, AsyncIterable)
     if not isinstance(source, kinds):
         raise ConfigurationError(
@@ -242,9 +187,11 @@ def check_source(source: Any, length: Any, progress: Any) -> None:
             f"length=, not {shown(source)}",
             advice="As in upload_csv('1', 'rows.csv')",
         )
-    if length is not None:
-        check_value("length", length, NaturalInt, advice="Give the size of the source in bytes")
-    check_function("progress", progress, advice="As in progress=print")
+
+
+async def _slices(data: bytes) -> AsyncIterator[bytes]:
+    for offset in range(0, len(data), PIECE):
+        yield data[offset : offset + PIECE]
 
 
 def _check_length(size: int, length: int | None) -> None:
@@ -266,20 +213,22 @@ class UploadReceipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PresignedUrl:
-    """A presigned URL; its repr and `shown` have only the host and path."""
+    """A presigned URL; its repr and `shown` have only the host and path.
+
+    Attributes:
+        usable: whether a file may be sent there: by https, or to this machine.
+    """
 
     def __init__(self, location: Secret) -> None:
         self._location = location
         self.shown = safe_location(location.reveal())
-        self.origin = ""
-        self.path = "/"
-        if (url := self._url()) is not None:
-            self.origin, self.path = str(url.origin()), url.raw_path
-
-    @property
-    def usable(self) -> bool:
-        """True if a file may be sent there: by https, or to this machine."""
-        return bool(self.origin)
+        self.usable, self.origin, self.path = False, "", "/"
+        with suppress(ValueError):
+            url = self._url()
+            host, _ = url.host, url.port  # an invalid port is a `ValueError`
+            if host and is_encodable(host) and url.user is None and url.password is None:
+                self.usable = url.scheme == "https" or (url.scheme == "http" and is_loopback(host))
+                self.origin, self.path = str(url.origin()), url.raw_path
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
@@ -287,20 +236,12 @@ class PresignedUrl:
         fields = parse_qsl(self._location.reveal().partition("?")[2])
         return tuple(Secret(value) for name, value in fields if name.lower() not in _PUBLIC)
 
-    def _url(self) -> URL | None:
-        try:
-            url = URL(self._location.reveal(), encoded=True)
-            host, _ = url.host, url.port
-        except ValueError:
-            return None
-        if not host or not is_encodable(host) or url.user is not None or url.password is not None:
-            return None
-        trusted = url.scheme == "https" or (url.scheme == "http" and is_loopback(host))
-        return url if trusted else None
+    def _url(self) -> URL:
+        return URL(self._location.reveal(), encoded=True)
 
     def wire(self, content: UploadBody) -> PreparedRequest:
         """Return the PUT request of *content*, with signed headers only."""
-        url = URL(self._location.reveal(), encoded=True)
+        url = self._url()
         signed = url.query.get("X-Amz-SignedHeaders", "").lower().split(";")
         headers = {"Content-Length": str(content.length)}
         if "content-type" in signed:
