@@ -75,7 +75,7 @@ class Sync:
             to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
             call, self._write_failure = self._build, self._invalid.add
             self._builder = _builder(target)
-        self._max_failed = to.max_failed
+        self._max_failed, self._may_find = to.max_failed, target.has("find")
         self._log = ChangeLog(memory, target, self._write_failure)
         self._tree = Tree(target, rows, memory)
         self._is_list_uncertain = False
@@ -212,24 +212,17 @@ class Sync:
 
     async def _decide_some(self, indexes: Sequence[int]) -> int:
         """Set the actions of the rows at *indexes*; return how many have a known item."""
-        rows, actions, intents = self._rows, self._rows.actions, self._memory.intents
-        known = await self._memory.items([rows.keys[index] for index in indexes])
-        keys, digests, found = rows.keys, rows.digests, 0
+        keys, found = self._rows.keys, 0
+        known = await self._memory.items([keys[index] for index in indexes])
         for index in indexes:
-            key = keys[index]
-            item = known.get(key)
-            if item is not None:
-                found += item.is_known
-                if item.sent == digests[index] and key not in intents:
-                    actions[index] = Action.KEEP
-                    continue
-            actions[index] = self._action_of(index, key, item)
+            item = known.get(keys[index])
+            found += item is not None and item.is_known
+            self._rows.actions[index] = self._action_of(index, item)
         return found
 
-    def _action_of(self, index: int, key: int, known: Item | None) -> Action:
+    def _action_of(self, index: int, known: Item | None) -> Action:
         rows, memory, options = self._rows, self._memory, self._options
-        may_find = self._target.has("find")
-        digest = rows.digests[index]
+        key, digest, may_find = rows.keys[index], rows.digests[index], self._may_find
         if key in memory.intents:
             if may_find:
                 return Action.LOCATE
@@ -248,14 +241,16 @@ class Sync:
         memory, unknown = self._memory, self._options.unknown
         if memory.intents:
             await self._rows.sort_keys()
-        absent = [key for key in memory.intents if key not in self._rows]
-        if absent and self._target.has("find"):
-            changes = [Change(Action.CHECK, key, memory.intents[key].name) for key in absent]
+        absent = deque(key for key in memory.intents if key not in self._rows)
+        if absent and self._may_find:
 
-            async def in_one_list() -> AsyncGenerator[list[Row]]:
-                yield [Row(0, 0, change) for change in changes]
+            async def look_up() -> None:
+                while absent:
+                    key = absent.popleft()
+                    change = Change(Action.CHECK, key, memory.intents[key].name)
+                    await self._make_calls(Row(0, 0, change))
 
-            await self._deliver(in_one_list(), lambda count: count)  # none of them is a change
+            await self._delivery.run(look_up, absent.clear)
         elif unknown == "keep":
             self._state.unknown += len(absent)
         else:
@@ -336,12 +331,8 @@ class Sync:
         if lines != rows.remembered or not memory.state.layout:
             memory.remember_lines(rows.layout, lines)
 
-    async def _deliver(
-        self,
-        changes: AsyncGenerator[list[Row]],
-        hand_out: Callable[[int], int] | None = None,
-    ) -> None:
-        feed = _Feed(changes, hand_out or self._hand_out)
+    async def _deliver(self, changes: AsyncGenerator[list[Row]]) -> None:
+        feed = _Feed(changes, self._hand_out)
         try:
             await self._delivery.run(partial(self._send_changes, feed), feed.stop)
         finally:
