@@ -24,7 +24,13 @@ import shared_simulation
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.stores import redis_client
 from asyncclients.stores.protocol import LeaseRequest, QuotaSpec
-from asyncclients.stores.redis import RedisBackend, load_script, script_arguments, script_keys
+from asyncclients.stores.redis import (
+    RedisBackend,
+    decode_reply,
+    load_script,
+    script_arguments,
+    script_keys,
+)
 from asyncclients.stores.sqlite import SqliteBackend
 from asyncclients.testing.clock import run_virtual
 from tests.support.valkey_server import Server, connect
@@ -131,7 +137,7 @@ def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
             batch = client.pipeline(transaction=False)
             for keys, arguments, now in work[first : first + _BATCH]:
                 batch.evalsha(name, len(keys), *keys, *arguments, now)
-            granted += sum(len(answer[3]) for answer in batch.execute())
+            granted += sum(len(decode_reply(reply).opens_in) for reply in batch.execute())
         used = cpu(server) - used
     server.kill()
     return {

@@ -72,14 +72,10 @@ _LOG_INTERVAL = 150.0
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """The membership of a process for a scope, according to the last response."""
 
-    member_count: int = 0  # this process included
-    start: int = 0  # of this process's block of the quota
-    size: int = 0  # of the block
-    due_at: float = -math.inf  # loop instant by which the store expects the next request
-    until: float = -math.inf  # loop instant from which the block may be reassigned
-
-
-NO_MEMBERS = Membership()
+    member_count: int  # this process included
+    start: int  # of this process's block of the quota
+    size: int  # of the block
+    until: float  # loop instant from which the block may be reassigned
 
 
 class FallbackPolicy:

@@ -17,7 +17,7 @@ from asyncclients.ratelimit.limiter import Delay, quota_delay
 from asyncclients.ratelimit.quota import ONE, Demand
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.stores.clock import SECOND, StoreClock, micros
-from asyncclients.stores.fallback import NO_MEMBERS, Membership, OutageState
+from asyncclients.stores.fallback import Membership, OutageState
 from asyncclients.stores.lease_book import MAX_SLOTS, Lease, LeaseBook
 from asyncclients.stores.protocol import (
     HEARTBEAT,
@@ -33,7 +33,7 @@ from asyncclients.stores.protocol import (
     decode_quotas,
     parse_quotas,
 )
-from asyncclients.stores.shares import NONE, Block, contains
+from asyncclients.stores.shares import contains
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,19 +97,13 @@ class LeaseState:
         self.configured = local.quotas  # which an operator's quotas may replace
         # From the last response:
         self.last_response_at = -math.inf
+        self.last = LeaseResponse()
         self.control = NO_CONTROL  # the settings of an operator
         self.held_until = -math.inf  # the end of an operator's pause
-        self.contenders = 0  # processes that waited in the same class
-        self.asked_priority = 0  # that class
-        self._control_text: tuple[str, str] = ("", "")
-        self._epoch: str = ""
-        self._seen: tuple[str, int] = ("", 0)
-        self._totals: tuple[int, int] | None = None  # accepted and rejected, of all processes
-        self._other_quotas: frozenset[str] = frozenset()
+        self.asked_priority = 0  # the class for which it was asked
         self._clock = StoreClock()
         self._is_clock_suspect = False  # set forward: leases granted since are not used
-        self._membership = NO_MEMBERS
-        self._share_held: Block = NONE
+        self._due_at = self._share_until = -math.inf  # of the next request, and of the block
         self._is_idle = False
         self._share_retry = _NO_SHARE_HEARTBEAT
         self._heartbeat_at = self._renew_at = -math.inf
@@ -144,7 +138,7 @@ class LeaseState:
         """Return whether nothing is held or to be reported, and the store knows that this is idle."""
         return not (
             self.outage.failures
-            or (self._membership.member_count > 0 and not self._is_idle)
+            or (self.last.member_count > 0 and not self._is_idle)
             or self.slots.leases
             or self.slots.in_flight
             or self.slots.has_unreported()
@@ -159,7 +153,7 @@ class LeaseState:
             if slots.has_unreported() or self.rejected or self._is_clock_suspect:
                 at = now + self.report_delay()
             at = min(at, self._heartbeat_at, self._renew_at if slots.in_flight else math.inf)
-        is_member = not self.outage.failures and self._membership.member_count > 0
+        is_member = not self.outage.failures and self.last.member_count > 0
         is_needed = is_member or slots.leases or slots.has_unreported()
         return at if is_needed or self._is_active(now, waiting) else math.inf
 
@@ -191,7 +185,7 @@ class LeaseState:
     @property
     def _heartbeat_interval(self) -> float:
         """Seconds between two requests of a process that sends calls, at most."""
-        members = self._membership.member_count
+        members = self.last.member_count
         interval = HEARTBEAT if members <= _FEW else _HEARTBEAT_OF_MANY
         return min(_MAX_HEARTBEAT, max(interval, HEARTBEAT * members / _CROWD))
 
@@ -218,10 +212,10 @@ class LeaseState:
         return LeaseRequest(
             process=config.process,
             epoch=self._reported_epoch(now, recovering=recovering),
-            seen=self._seen,
+            seen=(self.last.server, self.last.now),
             new_epoch=uuid4().hex[:12],
             recovering=recovering,
-            assume_spent=config.assume_spent or self._epoch != "",
+            assume_spent=config.assume_spent or self.last.epoch != "",
             wall=micros(self.local.wall_time(now)),
             quotas=self._specs(self.configured, now, (demand, *demands)),
             kinds=tuple(map(self._groups, demands)),
@@ -238,7 +232,7 @@ class LeaseState:
             pause=micros(max(0.0, paused_until - now)),
             goodbye=goodbye,
             idle=is_idle,
-            share_held=self._share_held,
+            share_held=(self.last.start, self.last.size),
             heartbeat_due=micros(interval),
             lease=micros(min(config.lease, min(periods) / 4)),
             grace=micros(SEND_GRACE),
@@ -305,7 +299,7 @@ class LeaseState:
         longest = max((quota.period for quota in self.local.quotas), default=HEARTBEAT)
         longest += SEND_GRACE + self.config.lease
         is_old = not recovering and now - self.last_response_at > longest
-        return "" if is_old else self._epoch
+        return "" if is_old else self.last.epoch
 
     def _groups(self, demand: Demand) -> tuple[str, ...]:
         """Return the groups of quotas that apply to calls of *demand*, besides ""."""
@@ -362,7 +356,7 @@ class LeaseState:
     ) -> Wait:
         """Apply *response* to *request*, and return when calls of *demand* may be asked for again."""
         self.last_response_at = received_at
-        self._update_share(request, response, sent_at, received_at)
+        self._update_heartbeat(request, response, sent_at, received_at)
         self._check_epoch(request, response, received_at)
         self._check_quotas(request, response)
         self._update_control(response, received_at)
@@ -384,27 +378,19 @@ class LeaseState:
         self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
         delay = self._delay_of(request, response, demand, base)
         wait = self._waits[demand] = Wait(until, response.waits_for, delay)
-        self.contenders, self.asked_priority = response.contenders, request.priority
+        self.asked_priority = request.priority
         self.log.on_response(received_at, ends_outage=self.outage.fallback is not None)
         self.outage.stop()
         self._learn_from_others(request, response, received_at)
+        self.last = response
         return wait
 
-    def _update_share(
+    def _update_heartbeat(
         self, request: LeaseRequest, response: LeaseResponse, sent_at: float, received_at: float
     ) -> None:
-        if request.goodbye:
-            self._membership, self._share_held = NO_MEMBERS, NONE
-            return
-        self._share_held = (response.start, response.size)
-        self._membership = Membership(
-            member_count=response.member_count,
-            start=response.start,
-            size=response.size,
-            due_at=received_at + request.heartbeat_due / SECOND,
-            until=sent_at + request.ttl / SECOND,
-        )
-        if not contains(self._share_held, request.share_held):
+        self._due_at = received_at + request.heartbeat_due / SECOND
+        self._share_until = sent_at + request.ttl / SECOND
+        if not contains((response.start, response.size), request.share_held):
             self._heartbeat_at = received_at  # confirm it, so that others can get the rest
         elif response.size or request.idle:
             self._share_retry = _NO_SHARE_HEARTBEAT
@@ -416,35 +402,28 @@ class LeaseState:
         if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
             advice = "Check whether it was restarted, emptied or replaced, or evicts keys"
             self.log.reset(self.key, now, "it lost its data", request, advice)
-        elif request.seen[0] not in {"", response.server} and response.epoch == self._epoch:
+        elif request.seen[0] not in {"", response.server} and response.epoch == self.last.epoch:
             self.log.taken_over(self.key, now, request)
-        self._seen = response.server, response.now
-        if response.epoch != self._epoch and self._epoch:
+        if self.last.epoch not in {"", response.epoch}:
             self._renew_at, self._heartbeat_at = -math.inf, now
-            self._totals = None
-        self._epoch = response.epoch
 
     def _update_control(self, response: LeaseResponse, now: float) -> None:
         self.held_until = now + response.held / SECOND if response.held else -math.inf
-        text = response.operator_pause, response.operator_quotas
-        if text == self._control_text:
+        pause, quotas = response.operator_pause, response.operator_quotas
+        if (pause, quotas) == (self.last.operator_pause, self.last.operator_quotas):
             return
-        pause, quotas = text
-        control = Control(
+        before = self.control
+        self.control = Control(
             pause=decode_pause(pause) if pause else None,
             quotas=decode_quotas(quotas) if quotas else None,
         )
-        if control.quotas != self.control.quotas:
-            self.local.replace(control.in_force(self.configured), now)
-        self.control, self._control_text = control, text
+        if before.quotas != self.control.quotas:
+            self.local.replace(self.control.in_force(self.configured), now)
 
     def _check_quotas(self, request: LeaseRequest, response: LeaseResponse) -> None:
-        known = {quota.name for quota in request.quotas}
-        others = frozenset(response.quotas if not response.operator_quotas else ()) - known
-        others = frozenset(name for name in others if " share:" not in name)
-        if others - self._other_quotas:
+        others = _other_quotas(request, response)
+        if others - _other_quotas(request, self.last):
             self.log.differ(self.key, self.configured, parse_quotas(others))
-        self._other_quotas = others
 
     def _delay_of(
         self, request: LeaseRequest, response: LeaseResponse, demand: Demand, base: float
@@ -479,13 +458,12 @@ class LeaseState:
         """Tell the limiter which calls of other processes the vendor accepted and rate-limited."""
         self.accepted -= request.accepted
         self.rejected -= request.rejected
-        if self._totals is not None:
-            accepted = response.accepted - self._totals[0] - request.accepted
+        if self.last.epoch == response.epoch:
+            accepted = response.accepted - self.last.accepted - request.accepted
             for _ in range(min(accepted, _MAX_FEEDBACK)):
                 self.local.feedback.on_accepted()
-            if response.rejected - self._totals[1] > request.rejected:
+            if response.rejected - self.last.rejected > request.rejected:
                 self.local.on_rate_limited(now, response.pause / SECOND or None)
-        self._totals = response.accepted, response.rejected
 
     def on_failure(
         self,
@@ -503,14 +481,27 @@ class LeaseState:
         self.slots.release(request.first, demand, request.count)
         self.log.failed_at = now
         self._renew_at = -math.inf
-        due_at = max(self._membership.due_at, now + request.heartbeat_due / SECOND)
+        due_at = max(self._due_at, now + request.heartbeat_due / SECOND)
         if not self.outage.on_failure(sent_at, now, due_at):
             return False
         if self.outage.fallback is None:
             self.slots.drop_leases()
-            quotas = [*self.local.quotas, *parse_quotas(self._other_quotas)]
+            others = parse_quotas(_other_quotas(request, self.last))
+            share = Membership(
+                member_count=self.last.member_count,
+                start=self.last.start,
+                size=self.last.size,
+                until=self._share_until,
+            )
             fallback = self.outage.start(
-                now, quotas, self._membership, self._clock, self.local.wall_time
+                now, [*self.local.quotas, *others], share, self._clock, self.local.wall_time
             )
             self.log.begin(self.key, sent_at, error, fallback.description)
         return True
+
+
+def _other_quotas(request: LeaseRequest, response: LeaseResponse) -> set[str]:
+    """Return the names of the quotas that only other processes have configured."""
+    known = {quota.name for quota in request.quotas}
+    names = () if response.operator_quotas else response.quotas
+    return {name for name in names if name not in known and " share:" not in name}

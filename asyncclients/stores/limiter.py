@@ -161,7 +161,7 @@ class SharedLimiter:
             turns -= opens_at > now  # the store has counted the turns before the first call
         quotas = [quota for _, quota in demand.quotas(self.quotas) if not quota.unit]
         interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
-        return at + turns * self._state.contenders * interval
+        return at + turns * self._state.last.contenders * interval
 
     def delay(self, now: float, demand: Demand = ONE, *, own: bool = False) -> Delay:
         """Return what delays a call of *demand* longest, from *now* on; *own*: without the store."""

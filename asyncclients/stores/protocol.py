@@ -171,22 +171,22 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The store's response."""
+    """The store's response; without arguments, what a process knows before the first one."""
 
-    now: int  # the store's clock
-    epoch: str  # name of the log
-    server: str  # random name of the server process; empty if it is not known, or for a file
-    opens_in: tuple[int, ...]  # time from *now* until the slots of each call open
-    retry_in: int  # time from *now* after which another request may be granted a slot
-    pause: int  # for how long the vendor wants no calls
-    accepted: int  # calls of all processes since the epoch began
-    rejected: int  # likewise
-    contenders: int  # other processes that wait in the same priority class
-    member_count: int  # number of members, this process included
-    start: int  # of the process's block of the quota
-    size: int  # of the block
-    waits_for: str  # name of the quota that delays the next slot; empty for none
-    quotas: tuple[str, ...]  # names of all quotas in force
+    now: int = 0  # the store's clock
+    epoch: str = ""  # name of the log
+    server: str = ""  # random name of the server process; empty if unknown, or for a file
+    opens_in: tuple[int, ...] = ()  # time from *now* until the slots of each call open
+    retry_in: int = 0  # time from *now* after which another request may be granted a slot
+    pause: int = 0  # for how long the vendor wants no calls
+    accepted: int = 0  # calls of all processes since the epoch began
+    rejected: int = 0  # likewise
+    contenders: int = 0  # other processes that wait in the same priority class
+    member_count: int = 0  # number of members, this process included
+    start: int = 0  # of the process's block of the quota
+    size: int = 0  # of the block
+    waits_for: str = ""  # name of the quota that delays the next slot; empty for none
+    quotas: tuple[str, ...] = ()  # names of all quotas in force
     operator_pause: str = ""  # JSON of an `OperatorPause`; empty for none
     operator_quotas: str = ""  # JSON of `OperatorQuotas`; empty for none
     held: int = 0  # for how long an operator wants no calls

@@ -404,7 +404,7 @@ def clock_at(offset: float) -> StoreClock:
 
 
 def membership(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Membership:
-    return Membership(member_count=live, start=start, size=size, due_at=101.0, until=until)
+    return Membership(member_count=live, start=start, size=size, until=until)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_blocks_assigned_twice_are_divided_again() -> None:
 
 
 def membership(block: Block) -> Membership:
-    return Membership(member_count=9, start=block[0], size=block[1], due_at=0.0, until=float("inf"))
+    return Membership(member_count=9, start=block[0], size=block[1], until=float("inf"))
 
 
 BLOCKS = st.recursive(
