@@ -25,6 +25,7 @@ this. `pause` is the safe mode there.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -359,28 +360,31 @@ class OutageLog:
         self.failed_at = self._recovered_at = -math.inf
         self._down_since: float | None = None
         self._logged_at: dict[str, float] = {}
-        self._differing: tuple[object, ...] = ()
 
     def vendor(self, key: str) -> str:
         """Return the vendor of scope *key*; empty if it is unknown."""
         return self.vendors.get(key, "")
 
-    def _name(self, key: str) -> str:
-        return scope_name(self.vendor(key), key)
-
-    def _is_due(self, event: str, now: float) -> bool:
-        """Return whether *event* was not logged lately; it counts as logged now."""
-        is_due = now >= self._logged_at.get(event, -math.inf) + _LOG_INTERVAL
-        if is_due:
-            self._logged_at[event] = now
-        return is_due
+    def _log(
+        self, key: str, now: float, event: str, text: str, error: BaseException | None = None
+    ) -> None:
+        """Log *text* about the scope *key*, unless this *event* was logged lately."""
+        if now < self._logged_at.get(event, -math.inf) + _LOG_INTERVAL:
+            return
+        self._logged_at[event] = now
+        logger.log(
+            logging.WARNING if error is None else logging.ERROR,
+            "%s: limit store %s: %s",
+            *(scope_name(self.vendor(key), key), self._config.display_name, text),
+            exc_info=error,
+        )
 
     def begin(self, key: str, sent_at: float, error: StoreUnavailableError, fallback: str) -> None:
         """Log that the request of *key* sent at *sent_at* failed, if no outage is logged."""
         if self._down_since is not None or sent_at <= self._recovered_at:
             return
         self._down_since = sent_at
-        name, others = self._name(key), len(self.vendors) - 1
+        name, others = scope_name(self.vendor(key), key), len(self.vendors) - 1
         if others > 0:
             name += f" and {others} more scope{'s' * (others > 1)} ({self._vendor_names()})"
         store, reason = self._config.display_name, str(error)
@@ -409,55 +413,36 @@ class OutageLog:
             self._down_since = None
 
     def taken_over(self, key: str, now: float, request: LeaseRequest) -> None:
-        """Log that another server process has the log of *key*, unless it was logged lately."""
-        if not self._is_due("taken over", now):
-            return
-        logger.warning(
-            "%s: limit store %s: another server process has its data, after a restart, a failover "
-            "or a move of its slot. No calls for %g s, and for a period of its quota if the last "
-            "requests are lost",
-            *(self._name(key), self._config.display_name, request.detection_time / SECOND),
+        """Log that another server process has the log of *key*."""
+        text = (
+            "another server process has its data, after a restart, a failover or a move of its "
+            f"slot. No calls for {request.detection_time / SECOND:g} s, and for a period of its "
+            "quota if the last requests are lost"
         )
+        self._log(key, now, "taken over", text)
 
     def reset(self, key: str, now: float, event: str, request: LeaseRequest, advice: str) -> None:
-        """Log an *event* that voids the logs of all scopes, unless it was logged lately."""
-        if not self._is_due("reset", now):
-            return
-        logger.warning(
-            "%s: limit store %s: %s; the window counts as spent, no calls for %g s. %s",
-            *(self._name(key), self._config.display_name, event),
-            *((request.recovery_hold + request.detection_time) / SECOND, advice),
-        )
+        """Log an *event* that voids the logs of all scopes."""
+        hold = (request.recovery_hold + request.detection_time) / SECOND
+        text = f"{event}; the window counts as spent, no calls for {hold:g} s. {advice}"
+        self._log(key, now, "reset", text)
 
-    def differ(self, key: str, own: Sequence[Quota], others: Sequence[Quota]) -> None:
-        """Log that other processes configured the quotas *others* for *key*, this one *own*.
-
-        Scopes of one vendor with the same difference are logged once.
-        """
-        differing = (self.vendor(key), *own, None, *others)
-        if differing == self._differing:
-            return
-        self._differing = differing
-        logger.warning(
-            "%s: limit store %s: another process configured %s for this key, this one %s: %s "
-            "apply. Configure the same quotas in all processes",
-            *(self._name(key), self._config.display_name, " and ".join(map(str, others))),
-            *(
-                " and ".join(map(str, own)) or "none",
-                "both" if len(others) == len(own) == 1 else "all",
-            ),
+    def differ(self, key: str, now: float, own: Sequence[Quota], others: Sequence[Quota]) -> None:
+        """Log that other processes configured the quotas *others* for *key*, this one *own*."""
+        theirs, ours = " and ".join(map(str, others)), " and ".join(map(str, own)) or "none"
+        text = (
+            f"another process configured {theirs} for this key, this one {ours}: all of them "
+            "apply. Configure the same quotas in all processes"
         )
+        self._log(key, now, f"{self.vendor(key)}: {text}", text)
 
     def bug(self, key: str, now: float, error: BaseException, retry_in: float) -> None:
-        """Log *error*, which a request for *key* met before it was sent, unless logged lately."""
-        if not self._is_due("bug", now):
-            return
-        logger.error(
-            "%s: request to limit store %s failed: %s; retrying in %g s. This is a bug of "
-            "asyncclients: please report it with this traceback",
-            *(self._name(key), self._config.display_name, type(error).__name__, retry_in),
-            exc_info=error,
+        """Log *error*, which a request for *key* met before it was sent."""
+        text = (
+            f"a request failed: {type(error).__name__}; retrying in {retry_in:g} s. This is a bug "
+            "of asyncclients: please report it with this traceback"
         )
+        self._log(key, now, "bug", text, error)
 
     def _vendor_names(self) -> str:
         names = sorted({vendor for vendor in self.vendors.values() if vendor})

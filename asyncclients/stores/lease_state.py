@@ -358,7 +358,7 @@ class LeaseState:
         self.last_response_at = received_at
         self._update_heartbeat(request, response, sent_at, received_at)
         self._check_epoch(request, response, received_at)
-        self._check_quotas(request, response)
+        self._check_quotas(request, response, received_at)
         self._update_control(response, received_at)
         base = self._clock.update(sent_at, received_at, response.now)
         is_suspect = self._is_clock_suspect and request.epoch != UNKNOWN_EPOCH
@@ -420,10 +420,10 @@ class LeaseState:
         if before.quotas != self.control.quotas:
             self.local.replace(self.control.in_force(self.configured), now)
 
-    def _check_quotas(self, request: LeaseRequest, response: LeaseResponse) -> None:
+    def _check_quotas(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
         others = _other_quotas(request, response)
         if others - _other_quotas(request, self.last):
-            self.log.differ(self.key, self.configured, parse_quotas(others))
+            self.log.differ(self.key, now, self.configured, parse_quotas(others))
 
     def _delay_of(
         self, request: LeaseRequest, response: LeaseResponse, demand: Demand, base: float

@@ -240,14 +240,14 @@ def test_different_quotas_are_logged_once_per_vendor(caplog: pytest.LogCaptureFi
     log, ours, theirs = OutageLog(CONFIG), (Quota(4, 1.0),), [Quota(2, 1.0)]
     for number in range(1000):
         log.vendors[f"{number:04}"] = "intouch"
-        log.differ(f"{number:04}", ours, theirs)
+        log.differ(f"{number:04}", 0.0, ours, theirs)
     assert [record.getMessage() for record in caplog.records] == [
         (
             "intouch (scope 0000): limit store redis://host:6379: another process configured 2 per 1 s "
-            "for this key, this one 4 per 1 s: both apply. Configure the same quotas in all processes"
+            "for this key, this one 4 per 1 s: all of them apply. Configure the same quotas in all processes"
         )
     ]
-    log.differ("0000", ours, [Quota(3, 1.0)])
+    log.differ("0000", 0.0, ours, [Quota(3, 1.0)])
     assert "3 per 1 s" in caplog.records[-1].getMessage()
 
 
@@ -260,5 +260,5 @@ def test_bug_in_a_request_is_logged_at_intervals(caplog: pytest.LogCaptureFixtur
     (record,) = caplog.records
     assert record.exc_info is not None
     assert record.getMessage().startswith(
-        "emma (scope abcd): request to limit store redis://host:6379 failed: KeyError; retrying in "
+        "emma (scope abcd): limit store redis://host:6379: a request failed: KeyError; retrying in "
     )

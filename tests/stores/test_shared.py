@@ -384,8 +384,8 @@ async def test_stricter_of_two_quotas_applies(caplog: pytest.LogCaptureFixture) 
     logged = [record.getMessage() for record in caplog.records]
     begin = "quota (scope scop): limit store memory: another process configured"
     assert sorted(line.partition(". ")[0] for line in logged) == [
-        f"{begin} 1 per 1 s for this key, this one 2 per 1 s: both apply",
-        f"{begin} 2 per 1 s for this key, this one 1 per 1 s: both apply",
+        f"{begin} 1 per 1 s for this key, this one 2 per 1 s: all of them apply",
+        f"{begin} 2 per 1 s for this key, this one 1 per 1 s: all of them apply",
     ]
 
 
