@@ -219,7 +219,6 @@ def probes() -> Iterator[tuple[Any, ...]]:
     yield "GET", text
     yield "INCR", text
     yield "EXISTS", text
-    yield "PTTL", text
     yield "SCAN", 0, "MATCH", text
     yield "ZADD", ranks, 1, "m"
     yield "PEXPIRE", ranks, 10_000

@@ -84,30 +84,17 @@ class ScopeLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ControlBackend(Protocol):
-    """The methods of a store's backend that `LimitsControl` uses."""
+    """What `LimitsControl` uses of a store's backend; errors are those of `Backend.apply`."""
 
     async def scopes(self) -> list[ScopeLimits]:
-        """Return all scopes in the store.
-
-        Raises:
-            StoreUnavailableError: the store did not respond.
-            ConfigurationError: the store cannot work as configured.
-        """
+        """Return all scopes in the store."""
         ...
 
-    async def set_control(
-        self, scope: str, vendor: str, field: str, value: str, keep: float
-    ) -> None:
-        """Set *field* of *scope*, `operator_pause` or `operator_quotas`, to *value*.
-
-        An empty *value* removes it. The store keeps it for *keep* seconds at least. Raises what
-        `scopes` raises.
-        """
+    async def set_control(self, scope: str, vendor: str, field: str, value: str) -> None:
+        """Set `operator_pause` or `operator_quotas` to *value*, as JSON; "" removes it."""
         ...
 
-    async def aclose(self) -> None:
-        """Close connections and files."""
-        ...
+    async def aclose(self) -> None: ...
 
 
 class LimitsControl:
@@ -152,12 +139,9 @@ class LimitsControl:
         return await self._try(_show)
 
     async def pause(self, scope: str, seconds: float = 600.0) -> tuple[ScopeLimits, ...]:
-        """Send no calls of *scope* for *seconds*, in any process; calls wait.
+        """Send no calls of *scope* for *seconds*, in any process; return the scopes.
 
-        Replaces an earlier pause of an operator.
-
-        Returns:
-            the scopes that were paused.
+        Calls wait. Replaces an earlier pause of an operator.
 
         Raises:
             ConfigurationError: *seconds* is not above 0 and at most 366 days, or *scope* is
@@ -170,26 +154,20 @@ class LimitsControl:
             )
         now = time.time()
         pause = OperatorPause(at=now, until=now + seconds, by=self._by)
-        return await self._change(scope, "operator_pause", _encode(pause), seconds)
+        return await self._change(scope, "operator_pause", _encode(pause))
 
     async def resume(self, scope: str) -> tuple[ScopeLimits, ...]:
-        """End the pause of *scope* that an operator has set; one of the vendor stays.
-
-        Returns:
-            the scopes that were resumed.
+        """End the pause of *scope* that an operator has set; return the scopes.
 
         Raises:
             ConfigurationError: *scope* is unknown or ambiguous; see also `show`.
         """
-        return await self._change(scope, "operator_pause", "", 0.0)
+        return await self._change(scope, "operator_pause", "")
 
     async def set(self, scope: str, quotas: Sequence[Quota]) -> tuple[ScopeLimits, ...]:
-        """Apply *quotas* in place of the configured ones, in all processes, until they are changed.
+        """Apply *quotas* in place of the configured ones, in all processes; return the scopes.
 
         Without quotas, as in `set("intouch", [])`, the configured ones apply again.
-
-        Returns:
-            the scopes that were changed.
 
         Raises:
             ConfigurationError: *quotas* are not all of the form `Quota(2, 1.0)`, or *scope* is
@@ -203,16 +181,13 @@ class LimitsControl:
                     advice="Set quotas of all operations in any period, as in Quota(2, 1.0)",
                 )
         found = OperatorQuotas(at=time.time(), by=self._by, quotas=checked)
-        keep = 10 * _LONGEST_PAUSE if checked else 0.0
-        return await self._change(scope, "operator_quotas", _encode(found) if checked else "", keep)
+        return await self._change(scope, "operator_quotas", _encode(found) if checked else "")
 
-    async def _change(
-        self, scope: str, field: str, value: str, keep: float
-    ) -> tuple[ScopeLimits, ...]:
+    async def _change(self, scope: str, field: str, value: str) -> tuple[ScopeLimits, ...]:
         async def change(backend: ControlBackend) -> tuple[ScopeLimits, ...]:
             chosen = _select(await _show(backend), scope)
             for each in chosen:
-                await backend.set_control(each.scope, each.vendor, field, value, keep)
+                await backend.set_control(each.scope, each.vendor, field, value)
             changed = {each.scope for each in chosen}
             return tuple(each for each in await _show(backend) if each.scope in changed)
 

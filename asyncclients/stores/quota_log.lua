@@ -508,7 +508,7 @@ end
 local ends_in = math.max(longest * 2, last_end - request.wall)
 local keep = math.ceil((ends_in + held) / 1000) + 120000
 for _, log in pairs(LOGS) do redis.call('PEXPIRE', log, math.ceil(longest / 500) + 120000) end
-if state.operator_quotas ~= '' then keep = RULES.keep_control end
+if state.operator_quotas ~= '' then keep = RULES.keep_control / 1000 end
 for _, quota in pairs(state.quotas) do
   if next(quota.used) == nil then quota.used = nil end
 end

@@ -70,8 +70,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     background_burst: float = 1.2  # burst of background calls while interactive calls are expected
     # longest time between two requests of a process that waits in a pause
     hold_retry: int = 1_000_000
-    # milliseconds for which quotas that an operator has set are kept in Redis
-    keep_control: int = 10 * 366 * 86_400_000
+    keep_control: int = 10 * 366 * 86_400_000_000  # for quotas that an operator has set
     # largest difference between the clocks of a process and of the vendor
     calendar_skew: int = 1_000_000
     # time for which slots are remembered at least where a calendar quota applies, so that
@@ -100,14 +99,6 @@ class QuotaState(msgspec.Struct, kw_only=True):
     spec: QuotaSpec
     tat: int = 0
     used: dict[int, int] = {}
-
-    def earliest(self, burst: float, cost: int, claimed: int) -> int:
-        """Return when the token bucket permits a call of *cost* after *claimed* units.
-
-        A cost above the burst waits for a full bucket.
-        """
-        interval = self.spec.interval
-        return self.tat + claimed * interval - int((burst - min(cost, burst)) * interval)
 
     def add_used(self, start: int, units: int) -> None:
         """Count *units* in the window that begins at *start*."""
@@ -154,11 +145,15 @@ class Member(msgspec.Struct, kw_only=True):
 
 
 class Opening(NamedTuple):
-    """When the next call may be sent, whether a report may make that sooner, and what decides."""
+    """When the next call may be sent, what decides, and whether a report may make that sooner."""
 
     at: int
-    may_open_sooner: bool
-    quota: QuotaSpec | None
+    quota: QuotaSpec | None = None
+    may_open_sooner: bool = False
+
+
+Scores = dict[str, list[tuple[int, str]]]
+"""The slots of each group with the latest arrivals of their calls, in order."""
 
 
 class QuotaLog(msgspec.Struct, kw_only=True):
@@ -470,9 +465,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             limit=largest if may_grow else max(1, fair // 2),
             is_idle=request.idle,
             is_wanted=any(
-                sum(size for _, size in member.blocks) < fair
-                for member in others
-                if not member.idle
+                not each.idle and sum(b[1] for b in each.blocks) < fair for each in others
             ),
         )
 
@@ -493,7 +486,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         yields = has_other_class and is_background_due == (priority == 0)
         contenders = len(places)
         most = 0 if yields else self._fair_count(request, contenders)
-        opens_in, (at, may_open_sooner, quota) = self._reserve(request, most, now)
+        opens_in, (at, quota, may_open_sooner) = self._reserve(request, most, now)
         if opens_in and priority:
             self.since_background = (1 - request.cost) * (RULES.background_every - 1)
         else:
@@ -569,12 +562,12 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         """Reserve slots for up to *most* calls; return when they open, and the next opening."""
         groups = _groups_of(request, request.groups)
         scores = {
-            group: sorted((at, slot) for slot, at in self.log[group].items()) for group in groups
+            each: sorted((at, slot) for slot, at in self.log[each].items()) for each in groups
         }
-        quotas, claimed = self._applying(request), self._claimed(request, now)
+        claimed = self._claimed(request, now)
         opens_in: list[int] = []
         held_for = request.lease + request.grace
-        opening = self._next_opening(request, quotas, scores, claimed, now)
+        opening = self._next_opening(request, scores, claimed, now)
         while len(opens_in) < most and opening.at <= now + request.lease:
             at, first = opening.at, request.first + len(opens_in) * request.cost
             for group in groups:
@@ -583,10 +576,10 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                     self.log[group][slot] = latest
                     insort(scores[group], (latest, slot))
                 self._count(request, group, at, request.cost, now)
-            for quota in quotas:
+            for quota in self._applying(request):
                 quota.tat = max(quota.tat, at) + request.cost * quota.spec.interval
             opens_in.append(at - now)
-            opening = self._next_opening(request, quotas, scores, claimed, now)
+            opening = self._next_opening(request, scores, claimed, now)
         return opens_in, opening
 
     def _fair_count(self, request: LeaseRequest, contenders: int) -> int:
@@ -600,15 +593,13 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         return most
 
     def _next_opening(
-        self,
-        request: LeaseRequest,
-        quotas: list[QuotaState],
-        scores: dict[str, list[tuple[int, str]]],
-        claimed: dict[str, int],
-        now: int,
+        self, request: LeaseRequest, scores: Scores, claimed: dict[str, int], now: int
     ) -> Opening:
         """Return when the next call of *request* may be sent."""
-        opening = Opening(max(now, self.spent_until, self.paused_until), False, None)
+        opening, quotas = (
+            Opening(max(now, self.spent_until, self.paused_until)),
+            self._applying(request),
+        )
         for quota in quotas:
             spec = quota.spec
             if spec.calendar:
@@ -618,22 +609,15 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             if len(group) + needed > spec.limit:
                 score, slot = group[needed - spec.limit - 1]
                 if score + spec.period > opening.at:
-                    may_open_sooner = not slot.startswith("a")
-                    opening = Opening(score + spec.period, may_open_sooner, spec)
-            is_spaced = (
-                request.priority
-                and self.interactive_at + RULES.interactive_periods * spec.period > now
-            )
+                    opening = Opening(score + spec.period, spec, not slot.startswith("a"))
+            expected_until = self.interactive_at + RULES.interactive_periods * spec.period
+            is_spaced = request.priority and expected_until > now
             burst = min(spec.burst, RULES.background_burst) if is_spaced else spec.burst
-            earliest = quota.earliest(burst, request.cost, ahead)
+            # A cost above the burst waits for a full bucket.
+            free = int((burst - min(request.cost, burst)) * spec.interval)
+            earliest = quota.tat + ahead * spec.interval - free
             if earliest > opening.at:
-                opening = Opening(earliest, False, spec)
-        return self._next_calendar_opening(request, quotas, opening, now)
-
-    def _next_calendar_opening(
-        self, request: LeaseRequest, quotas: list[QuotaState], opening: Opening, now: int
-    ) -> Opening:
-        """Return the first opening from *opening* on that the calendar quotas permit."""
+                opening = Opening(earliest, spec)
         calendar = [quota for quota in quotas if quota.spec.calendar]
         is_open = False
         while not is_open:
@@ -641,7 +625,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             for quota in calendar:
                 at = _calendar_opening(quota, request, opening.at, now)
                 if at > opening.at:
-                    opening, is_open = Opening(at, False, quota.spec), False
+                    opening, is_open = Opening(at, quota.spec), False
         return opening
 
 

@@ -41,8 +41,6 @@ _MAX_COMMANDS = 16
 _SCAN_COUNT = 1000
 _SCAN_TIMEOUT = 10.0
 """Seconds to find all scopes among the keys of a server."""
-_KEEP = 86400.0
-"""Seconds for which the state is kept after a change, if no process uses it."""
 _encode = msgspec.json.Encoder().encode
 _RULES = _encode(RULES)
 _decode_response = msgspec.msgpack.Decoder(LeaseResponse).decode
@@ -175,11 +173,9 @@ class RedisBackend:
         found = client.scan_iter(match=pattern, count=_SCAN_COUNT)
         return {key.decode()[before:-after] async for key in found}
 
-    async def set_control(
-        self, scope: str, vendor: str, field: str, value: str, keep: float
-    ) -> None:
+    async def set_control(self, scope: str, vendor: str, field: str, value: str) -> None:
         """Set what an operator wants for *scope*, see `ControlBackend`."""
-        await self._control(scope, field, value, vendor, round((keep + _KEEP) * 1000))
+        await self._control(scope, field, value, vendor, RULES.keep_control // 1000)
 
     async def _control(self, scope: str, *change: str | int) -> Any:
         keys = [redis_key(self._prefix, scope, "state")]

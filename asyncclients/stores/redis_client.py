@@ -67,8 +67,7 @@ COMMANDS = (
     *("INFO", "EVALSHA", "EVAL", "TIME"),
     *("DEL", "EXISTS", "GET", "SET", "INCR", "PEXPIRE"),
     *("HDEL", "HGET", "HMGET", "HSET"),
-    *("SCAN", "PTTL"),
-    *("ZADD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+    *("SCAN", "ZADD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """The commands in use, inside and outside of the scripts."""
 ACL_RIGHTS = (

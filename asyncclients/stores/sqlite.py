@@ -171,11 +171,8 @@ class SqliteBackend:
         """Return all scopes in the file, see `ControlBackend`."""
         return await self._in_thread(_scopes)
 
-    async def set_control(
-        self, scope: str, vendor: str, field: str, value: str, keep: float
-    ) -> None:
+    async def set_control(self, scope: str, vendor: str, field: str, value: str) -> None:
         """Set what an operator wants for *scope*, see `ControlBackend`."""
-        del keep  # the table has no time to live
 
         def change(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA synchronous = FULL")  # it outlasts a power cut

@@ -559,13 +559,14 @@ async def test_pause_keeps_the_quotas_that_are_set(url: str) -> None:
     def seconds_left() -> float:
         return int(str(command(url, "PTTL", redis_key("asyncclients", "scope", "state")))) / 1000
 
-    await backend.set_control("scope", "intouch", "operator_pause", "{}", 60.0)
+    pause = pause_text(time.time() + 60)
+    await backend.set_control("scope", "intouch", "operator_pause", pause)
     assert 60 < seconds_left() < 2 * 86_400
-    await backend.set_control("scope", "intouch", "operator_quotas", "{}", 10 * 365 * 86_400)
-    for value in ("{}", ""):
-        await backend.set_control("scope", "intouch", "operator_pause", value, 60.0)
+    await backend.set_control("scope", "intouch", "operator_quotas", SET)
+    for value in (pause, ""):
+        await backend.set_control("scope", "intouch", "operator_pause", value)
         assert seconds_left() > 9 * 365 * 86_400
-    await backend.set_control("scope", "intouch", "operator_quotas", "", 0.0)
+    await backend.set_control("scope", "intouch", "operator_quotas", "")
     assert 60 < seconds_left() < 2 * 86_400
     await backend.aclose()
 
@@ -580,16 +581,22 @@ async def test_redis_keeps_a_long_pause(url: str) -> None:
     assert int(str(left)) > 3 * 86_400_000
 
 
-async def test_file_keeps_a_pause_that_nobody_asks_for(tmp_path: Path) -> None:
-    """A scope that nobody uses for an hour keeps its vendor's name and its pause of a day."""
+async def test_file_keeps_what_an_operator_has_set(tmp_path: Path) -> None:
+    """A scope that nobody uses for a month keeps its vendor, a longer pause and quotas that are set."""
     path = tmp_path / "limits.db"
     control = LimitsControl(FileLimits(path), by="ann")
     await report(FileLimits(path), {"scope": lease_request(vendor="intouch")})
-    age = "UPDATE quota_log SET needed_until = needed_until - 3600 * 1000000"
-    for change, is_kept in ((control.pause("intouch", 86_400), 1), (control.resume("intouch"), 0)):
+    for change, is_kept in (
+        (control.pause("intouch", 86_400 * 60), True),
+        (control.set("intouch", [Quota(5, 3.0)]), True),
+        (control.resume("intouch"), True),
+        (control.set("intouch", []), False),
+    ):
         assert len(await change) == 1
         with sqlite3.connect(path) as connection:
-            connection.execute(age)
+            connection.execute(
+                "UPDATE quota_log SET needed_until = needed_until - ?", (30 * 86_400 * SECOND,)
+            )
         connection.close()
         assert [each.vendor for each in await control.show()] == ["intouch"] * is_kept
 

@@ -359,7 +359,7 @@ class Lua:
     def set_control(self, field: str, value: str) -> None:
         """Set what an operator wants."""
         key, script = "t:v4:{s}:state", load_script("control.lua")
-        self._client.eval(script, 1, key, field, value, "intouch", 60_000)
+        self._client.eval(script, 1, key, field, value, "intouch", 60_000_000)
 
     def log(self) -> QuotaLog:
         """Return what the server has of the scope."""

@@ -67,7 +67,7 @@ async def test_limit_file_is_synchronised_with_the_disk(tmp_path: Path) -> None:
     backend = SqliteBackend(tmp_path / "limits.db")
     await backend.apply("s", lease_request())
     assert backend.open().execute("PRAGMA synchronous").fetchone() == (1,)
-    await backend.set_control("s", "intouch", "operator_pause", pause_text(time.time() + 60), 60.0)
+    await backend.set_control("s", "intouch", "operator_pause", pause_text(time.time() + 60))
     assert backend.open().execute("PRAGMA synchronous").fetchone() == (2,)
     await backend.aclose()
 
@@ -91,7 +91,7 @@ async def test_file_holds_processes_to_the_quotas_that_are_set(tmp_path: Path) -
     """A process that does not obey the quotas of an operator yet gets no slots."""
     backend = SqliteBackend(tmp_path / "limits.db")
     text = quotas_text(Quota(5, 3.0))
-    await backend.set_control("s", "intouch", "operator_quotas", text, 60.0)
+    await backend.set_control("s", "intouch", "operator_quotas", text)
     response = await backend.apply("s", lease_request(count=1))
     assert (response.opens_in, response.operator_quotas) == ((), text)
     await backend.aclose()
@@ -100,7 +100,7 @@ async def test_file_holds_processes_to_the_quotas_that_are_set(tmp_path: Path) -
 async def test_file_forgets_a_pause_that_has_ended(tmp_path: Path) -> None:
     """The first request after the end of a pause removes it from the file."""
     backend = SqliteBackend(tmp_path / "limits.db")
-    await backend.set_control("s", "intouch", "operator_pause", pause_text(1.0), 60.0)
+    await backend.set_control("s", "intouch", "operator_pause", pause_text(1.0))
     assert (await backend.apply("s", lease_request(count=1))).opens_in == (0,)
     (scope,) = await backend.scopes()
     assert scope.operator_pause is None
