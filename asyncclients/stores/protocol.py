@@ -23,16 +23,16 @@ for, no number is used twice, and a repeated report has no further effect.
 **Groups.** A quota of the group "" applies to every call, any other one to the calls that
 name its group: those of some operations, or those of one share. Each group has a log of its
 own, a slot is in the logs of all groups of its call, and all their quotas are checked and
-taken in one step.
+taken in one step. A call of cost N takes N units of each, all at the same instant, or none.
 
 **Calendar quotas.** The units used in a window of the calendar (an hour, day or month) are
 counted, not logged. The process names the windows, in microseconds since 1970, and its own
-wall clock. A call that may arrive on either side of a boundary counts in both windows.
+wall clock. A call that may arrive on either side of a boundary counts in both windows, and the
+clocks may differ by a second.
 
 **Heartbeat and ttl.** Each request renews the membership of the process, for `ttl`, and says
 when the next one follows at the latest: in a second, with more than four processes in 1.95 s,
-and in 10 s after a minute without calls. A process that waits for a busy key often asks by then
-anyway, so it sends few requests as heartbeats only.
+and in 10 s after a minute without calls.
 Calls without a response are listed again at least once a period; the log keeps them until a
 period after the last report. The slots of a killed process expire in the same way, without any
 cleanup.
@@ -41,13 +41,11 @@ cleanup.
 lost data: it is empty although calls were sent. Nothing is granted for a period
 (`recovery_hold`) plus the time that other processes need to notice (`detection_time`).
 
-**Outage.** The first failed request is retried at once, since it may have met a stale
-connection. The second begins an outage: leases are dropped, `when_down` decides what may be
-sent (`fallback.py`), and a heartbeat is sent every second until the store responds.
-
-**Blocks.** In an outage nobody can be asked, so each response assigns the process a block of
-the quota in advance (`shares.py`). The store keeps both the block that the process confirmed
-and the one last assigned, because the response may be lost, and gives neither to another.
+**Outage.** The first failed request is retried at once, the second begins an outage: leases are
+dropped, `when_down` decides what may be sent (`fallback.py`), and a heartbeat is sent every
+second until the store responds. Each response assigns the process a block of the quota in advance
+(`shares.py`). The store keeps both the block that the process confirmed and the one last
+assigned, because the response may be lost, and gives neither to another.
 
 **Control.** An operator may pause a scope, or set quotas that replace the configured ones
 (`control.py`). The store then grants nothing, or nothing to a process that does not report

@@ -8,10 +8,6 @@ heartbeats and the recovery hold, and why no quota is exceeded. The other rules:
 * **Token bucket.** All processes share one virtual schedule (GCRA) for each quota. While
   interactive calls are expected, background calls are spaced evenly, so that a slot is never
   far away; bursts are left to interactive calls.
-* **Groups.** A call of cost N takes N units of each quota that applies to it, all at the same
-  instant, or none.
-* **Calendar.** A window of a calendar quota has a counter. Clocks may differ by
-  `calendar_skew`, so a call near a boundary counts on both sides of it.
 * **Claims.** A call of cost N needs N free slots at once, and cheaper calls would take each
   one as it becomes free. A waiting process with such a call therefore has a claim: calls that
   ask later leave its slots free. After it was served, its next claim counts when the other
@@ -22,10 +18,9 @@ heartbeats and the recovery hold, and why no quota is exceeded. The other rules:
   the waiting processes take turns: each is told to ask again when it is next in line.
 * **Quotas.** The quotas of all processes apply together, so the strictest one limits. A quota
   that nobody has reported for a while is dropped.
-* **Control.** While an operator has paused the scope, nothing is granted. While an operator has
-  set quotas, these apply in place of the configured ones that are the same for all operations
-  and days, and only processes that obey them are granted slots. The configured ones still
-  decide for how long slots are logged, so that they can return.
+* **Control.** Quotas that an operator has set apply in place of the configured ones that are the
+  same for all operations and days. The configured ones still decide for how long slots are
+  logged, so that they can return.
 """
 
 from __future__ import annotations

@@ -10,13 +10,9 @@ process that was suspended cannot overwrite its successor's token. While the sto
 rejects a password that it accepted before, each process requests its own token, so no call
 fails. The outage and its end are logged once.
 
-| key | type | content |
-| --- | --- | --- |
-| `PREFIX:{KEY}:token` | hash | `value`; `expires` and `refresh`, microseconds since 1970; `fence`, the lock's number |
-| `PREFIX:{KEY}:lock` | string | number of the lock; expires after 10 s |
-| `PREFIX:{KEY}:fence` | string | last lock number |
-
-KEY is the vendor and a one-way hash of the credential, as in `digital_onboarding:3f2a...`.
+`PREFIX:{KEY}:token` is a hash of the token's `value`, the instants `expires` and `refresh` in
+microseconds since 1970, and `fence`, the number of its lock. `:lock` is the number of the lock, and
+`:fence` the last such number. KEY is the vendor and a one-way hash of the credential.
 """
 
 from __future__ import annotations
@@ -52,19 +48,18 @@ _POLL_INTERVAL = 0.05
 _CLOCK = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local function text(number) return string.format('%.0f', number) end
 """
 _LOAD = Script(
     _CLOCK
     + """
 local token = redis.call('HMGET', KEYS[1], 'value', 'expires', 'refresh')
 if token[1] and tonumber(token[2]) > now and tonumber(token[3]) > now then
-  return {token[1], tonumber(token[2]) - now, tonumber(token[3]) - now}
+  return {token[1], token[2] - now, token[3] - now}
 end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'wait' end
 local fence = redis.call('INCR', KEYS[3])
 redis.call('PEXPIRE', KEYS[3], 864000000)
-redis.call('SET', KEYS[2], text(fence), 'PX', ARGV[1])
+redis.call('SET', KEYS[2], fence, 'PX', ARGV[1])
 return fence
 """
 )
@@ -75,8 +70,8 @@ local fence, last = tonumber(ARGV[1]), tonumber(redis.call('HGET', KEYS[1], 'fen
 if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 if fence < last then return 0 end
 redis.call('HSET', KEYS[1], 'value', ARGV[2], 'fence', ARGV[1],
-  'expires', text(now + ARGV[3]), 'refresh', text(now + ARGV[4]))
-redis.call('PEXPIRE', KEYS[1], text(math.ceil(ARGV[3] / 1000)))
+  'expires', now + ARGV[3], 'refresh', now + ARGV[4])
+redis.call('PEXPIRE', KEYS[1], math.ceil(ARGV[3] / 1000))
 return 1
 """
 )
