@@ -242,6 +242,7 @@ class LeaseState:
             detection_time=self._micros_until_seen(PROBE_INTERVAL),
             takeover_time=self._micros_until_seen(max(PROBE_INTERVAL, self._heartbeat_interval)),
             vendor=self.log.vendor(self.key),
+            obeys=self.last.operator_quotas,
             operator_quotas=self._specs(self.control.set_quotas, now),
         )
 

@@ -48,8 +48,8 @@ second until the store responds. Each response assigns the process a block of th
 assigned, because the response may be lost, and gives neither to another.
 
 **Control.** An operator may pause a scope, or set quotas that replace the configured ones
-(`control.py`). The store then grants nothing, or nothing to a process that does not report
-these quotas as `operator_quotas`. Each response contains what the operator has set.
+(`control.py`). The store then grants nothing, or nothing to a process that does not obey these
+quotas yet. Each response contains what the operator has set.
 
 **Recovery hold.** After an outage the first request has `recovering` set: the process sent
 calls by itself, and so may others. Nothing is granted for `detection_time`, until all have
@@ -78,7 +78,7 @@ import msgspec
 
 from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.stores.clock import SECOND, micros
+from asyncclients.stores.clock import SECOND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -160,7 +160,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     detection_time: int  # time that others need to notice that the store is back
     takeover_time: int  # time in which all have reported to another server process
     vendor: str = ""  # name of the vendor
-    operator_quotas: tuple[QuotaSpec, ...] = ()  # set by an operator, and obeyed by the process
+    obeys: str = ""  # `operator_quotas` of the last response
+    operator_quotas: tuple[QuotaSpec, ...] = ()  # the same, as the process keeps them
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -204,11 +205,6 @@ class StoreUnavailableError(Exception):
 
 decode_pause = msgspec.json.Decoder(OperatorPause).decode
 decode_quotas = msgspec.json.Decoder(OperatorQuotas).decode
-
-
-def quota_names(quotas: Iterable[Quota]) -> list[str]:
-    """Return the names that *quotas* have in the store, see `QuotaSpec.name`."""
-    return [f"{quota.limit}/{micros(quota.period)}" for quota in quotas]
 
 
 def parse_quotas(names: Iterable[str]) -> list[Quota]:

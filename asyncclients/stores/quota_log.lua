@@ -42,29 +42,14 @@ local packed = redis.call('GET', STATE)
 local state = with_defaults(packed and cmsgpack.unpack(packed) or {})
 
 -- What an operator has set: a pause, and quotas that replace the configured ones.
-local held, set, is_withheld = 0, {}, false
-local function name_of(spec)
-  local name = string.format('%.0f/%.0f', spec.limit, spec.period)
-  if spec.calendar ~= '' then name = name .. '@' .. spec.calendar end
-  return spec.group == '' and name or name .. ' ' .. spec.group
-end
+local held = 0
 if state.operator_pause ~= '' then
   local stop = cjson.decode(state.operator_pause)['until']
   held = math.max(0, string.format('%.0f', stop * 1000000) - now)
   if held == 0 then state.operator_pause = '' end
 end
-if state.operator_quotas ~= '' then
-  for _, quota in ipairs(cjson.decode(state.operator_quotas).quotas) do
-    local period = quota.period * 1000000
-    set[name_of({limit = quota.limit, period = period, calendar = '', group = ''})] = 'set'
-  end
-  for _, spec in ipairs(request.operator_quotas) do
-    local name = name_of(spec)
-    is_withheld, set[name] = is_withheld or not set[name], set[name] and 'obeyed'
-  end
-  for _, status in pairs(set) do is_withheld = is_withheld or status ~= 'obeyed' end
-end
-is_withheld = is_withheld or held > 0
+local is_obeyed = state.operator_quotas == '' or state.operator_quotas == request.obeys
+local is_withheld = held > 0 or not is_obeyed
 if is_withheld then request.count = 0 end
 if request.vendor ~= '' then state.vendor = request.vendor end
 
@@ -147,10 +132,16 @@ local function follow(known, quota)
     add_used(quota, spec.start, units)
   end
 end
+local function name_of(spec)
+  local name = string.format('%.0f/%.0f', spec.limit, spec.period)
+  if spec.calendar ~= '' then name = name .. '@' .. spec.calendar end
+  return spec.group == '' and name or name .. ' ' .. spec.group
+end
+local reported = {}
 local function report(key, spec)
   local known = state.quotas[key]
   local quota = {reported_at = now, spec = spec, tat = known and known.tat or 0, used = {}}
-  state.quotas[key] = quota
+  state.quotas[key], reported[key] = quota, true
   for start, units in pairs(known and known.used or {}) do
     if start >= spec.previous then quota.used[start] = units end
   end
@@ -159,11 +150,13 @@ local function report(key, spec)
 end
 for _, quota in pairs(state.quotas) do quota.used = quota.used or {} end
 for _, spec in ipairs(request.quotas) do report(name_of(spec), spec) end
-for _, spec in ipairs(request.operator_quotas) do report('set:' .. name_of(spec), spec) end
+for _, spec in ipairs(is_obeyed and state.operator_quotas ~= '' and request.operator_quotas or {}) do
+  report('set:' .. name_of(spec), spec)
+end
 local has_set, groups, keep_for, longest, last_end = false, {['']=true}, {['']=0}, 0, 0
 for key, quota in pairs(state.quotas) do
   local spec, is_set = quota.spec, string.sub(key, 1, 4) == 'set:'
-  if (is_set and not set[name_of(spec)]) or quota.reported_at + spec.period + RULES.quota_ttl < now then
+  if (is_set and is_obeyed and not reported[key]) or quota.reported_at + spec.period + RULES.quota_ttl < now then
     state.quotas[key] = nil
   else
     has_set = has_set or is_set

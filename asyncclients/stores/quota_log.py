@@ -39,8 +39,6 @@ from asyncclients.stores.protocol import (
     LeaseResponse,
     QuotaSpec,
     decode_pause,
-    decode_quotas,
-    quota_names,
 )
 from asyncclients.stores.shares import NONE, UNIT, Block, fair_sizes, next_block
 
@@ -184,16 +182,15 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         *wall* is the wall clock of the store, if its clock *now* is another one. *server* has the
         log.
         """
-        held, operator_quotas = self._operator_settings(now if wall is None else wall)
-        obeyed = {spec.name for spec in request.operator_quotas}
-        is_withheld = held > 0 or bool(operator_quotas and obeyed != operator_quotas)
+        held = self._held(now if wall is None else wall)
+        is_withheld = held > 0 or not self._is_obeyed(request)
         if is_withheld:
             request = replace(request, count=0)
         self.vendor = request.vendor or self.vendor
         self._check_server(request, now, server)
         self._check_clock(request, now)
         has_lost_data = self._check_epoch(request, now)
-        self._update_quotas(request, now, operator_quotas, has_lost_data=has_lost_data)
+        self._update_quotas(request, now, has_lost_data=has_lost_data)
         self._book_slots(request, now)
         self._on_rate_limited(request, now)
         start, size = self._update_members(request, now)
@@ -227,17 +224,19 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         """
         if self.operator_quotas:
             return RULES.keep_control
-        held, _ = self._operator_settings(wall)
         ends = (quota.spec.next for quota in self.quotas.values() if quota.spec.calendar)
-        return max(held, max(ends, default=wall) - wall)
+        return max(self._held(wall), max(ends, default=wall) - wall)
 
-    def _operator_settings(self, wall: int) -> tuple[int, set[str]]:
-        """Return for how long an operator wants no calls, and the names of the quotas that are set."""
-        held, quotas = 0, self.operator_quotas
-        if self.operator_pause:
-            held = max(0, micros(decode_pause(self.operator_pause).until) - wall)
-            self.operator_pause = self.operator_pause if held else ""
-        return held, set(quota_names(decode_quotas(quotas).quotas)) if quotas else set()
+    def _held(self, wall: int) -> int:
+        """Return for how long an operator wants no calls; forget a pause that is over."""
+        pause = self.operator_pause
+        held = max(0, micros(decode_pause(pause).until) - wall) if pause else 0
+        self.operator_pause = pause if held else ""
+        return held
+
+    def _is_obeyed(self, request: LeaseRequest) -> bool:
+        """Return whether the process obeys the quotas that an operator has set, if there are any."""
+        return self.operator_quotas in {"", request.obeys}
 
     def _check_server(self, request: LeaseRequest, now: int, server: str) -> None:
         """Hold if another process of the server has the log now: it may lack the last requests."""
@@ -296,11 +295,11 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     def _hold(self, until: int) -> None:
         self.spent_until = max(self.spent_until, until)
 
-    def _update_quotas(
-        self, request: LeaseRequest, now: int, operator_quotas: set[str], *, has_lost_data: bool
-    ) -> None:
+    def _update_quotas(self, request: LeaseRequest, now: int, *, has_lost_data: bool) -> None:
         reported = {spec.name: spec for spec in request.quotas}
-        reported |= {_SET + spec.name: spec for spec in request.operator_quotas}
+        is_obeyed = self._is_obeyed(request)
+        if is_obeyed and self.operator_quotas:
+            reported |= {_SET + spec.name: spec for spec in request.operator_quotas}
         for name, spec in reported.items():
             known = self.quotas.get(name)
             quota = self.quotas[name] = QuotaState(reported_at=now, spec=spec)
@@ -314,7 +313,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 self._follow(known.spec, quota, request)
         for name, quota in list(self.quotas.items()):
             spec = quota.spec
-            is_unset = name.startswith(_SET) and spec.name not in operator_quotas
+            is_unset = name.startswith(_SET) and is_obeyed and name not in reported
             if is_unset or quota.reported_at + spec.period + RULES.quota_ttl < now:
                 del self.quotas[name]
             elif spec.calendar and spec.next <= request.wall and spec.group in request.logs:

@@ -74,14 +74,14 @@ def test_set_quotas_are_required_of_a_process() -> None:
     request = lease_request(count=1)
     unaware = log.apply(request, START)
     assert (unaware.opens_in, unaware.retry_in) == ((), request.min_retry)
-    aware = lease_request(count=5, operator_quotas=(FIVE,))
+    aware = lease_request(count=5, obeys=SET, operator_quotas=(FIVE,))
     assert log.apply(aware, START).opens_in == (0, 0)
 
 
 def test_set_quotas_replace_the_configured_ones() -> None:
     """Only the quotas that are set limit, and the configured ones apply again at once."""
     log = QuotaLog(operator_quotas=SET)
-    aware = lease_request(operator_quotas=(FIVE,))
+    aware = lease_request(obeys=SET, operator_quotas=(FIVE,))
     assert log.apply(aware, START).quotas == (FIVE.name,)
     log.operator_quotas = ""
     assert log.apply(aware, START).quotas == (TWO.name,)
@@ -90,7 +90,7 @@ def test_set_quotas_replace_the_configured_ones() -> None:
 def test_set_quotas_leave_those_of_operations_and_calendars() -> None:
     """The quotas of some operations and of a day apply beside the ones that are set."""
     ops, daily = msgspec.structs.replace(TWO, group="ops"), calendar_spec(5, START, 60 * SECOND)
-    request = lease_request(quotas=(TWO, ops, daily), operator_quotas=(FIVE,))
+    request = lease_request(quotas=(TWO, ops, daily), obeys=SET, operator_quotas=(FIVE,))
     response = QuotaLog(operator_quotas=SET).apply(request, START)
     assert response.quotas == tuple(sorted((FIVE.name, ops.name, daily.name)))
 
@@ -98,7 +98,7 @@ def test_set_quotas_leave_those_of_operations_and_calendars() -> None:
 def test_set_quotas_outlast_a_clock_that_is_set_back() -> None:
     """The host restarts, and its clock with it: what an operator has set still applies."""
     pause = pause_text(START / SECOND + 60)
-    log, request = QuotaLog(operator_quotas=SET), lease_request(operator_quotas=(FIVE,))
+    log, request = QuotaLog(operator_quotas=SET), lease_request(obeys=SET, operator_quotas=(FIVE,))
     log.apply(request, START, wall=START)
     log.operator_pause = pause
     response = log.apply(request, SECOND, wall=START)
@@ -108,11 +108,12 @@ def test_set_quotas_outlast_a_clock_that_is_set_back() -> None:
 def test_log_keeps_slots_for_the_configured_quota() -> None:
     """A short quota is set and removed: the calls of the configured long period still count."""
     long = QuotaSpec(limit=2, period=60 * SECOND, interval=1, burst=2.0)
-    log = QuotaLog(operator_quotas=quotas_text(Quota(2, 1.0)))
-    granted = lease_request(count=2, quotas=(long,), operator_quotas=(TWO,))
+    short = quotas_text(Quota(2, 1.0))
+    log = QuotaLog(operator_quotas=short)
+    granted = lease_request(count=2, quotas=(long,), obeys=short, operator_quotas=(TWO,))
     assert len(log.apply(granted, START).opens_in) == 2
     at = START + 10 * SECOND
-    log.apply(lease_request(quotas=(long,), operator_quotas=(TWO,)), at)
+    log.apply(msgspec.structs.replace(granted, count=0), at)
     log.operator_quotas = ""
     assert log.apply(lease_request(count=1, first=3, quotas=(long,)), at).opens_in == ()
 
@@ -136,6 +137,7 @@ def test_script_and_quota_log_agree_on_control(url: str, seed: int) -> None:
         request = msgspec.structs.replace(
             request,
             vendor="intouch",
+            obeys=quotas_text(*obeyed),
             operator_quotas=tuple(specs[quota.limit] for quota in obeyed),
         )
         assert lua.apply(request, now) == log.apply(request, now)
