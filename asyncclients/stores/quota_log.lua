@@ -273,17 +273,11 @@ local function overlaps(from, length)
   end
 end
 local function largest_free(limit, own_start, own_size)
-  local best_start, best_size, length = own_start, own_size, limit
-  while length > best_size and best_size > 0 do
-    local around = own_start - own_start % length
-    if not overlaps(around, length) then best_start, best_size = around, length end
-    length = math.floor(length / 2)
-  end
+  local best_start, best_size, at = own_start, own_size, 0
   table.sort(taken, function(a, b) return a[1] < b[1] end)
   taken[#taken + 1] = {UNIT, 1}
-  local at = 0
   for _, block in ipairs(taken) do
-    length = limit
+    local length = limit
     while length > best_size do
       local first = math.ceil(at / length) * length
       if first + length <= block[1] then best_start, best_size = first, length end

@@ -64,14 +64,8 @@ def _overlaps(block: Block, taken: Sequence[Block]) -> bool:
 
 
 def _largest_free(taken: Sequence[Block], limit: int, own: Block) -> Block:
-    """Return the largest free block up to *limit*, preferably around *own*, at least *own*."""
-    best, size = own, limit
-    while size > best[1] and best != NONE:
-        around = (own[0] - own[0] % size, size)
-        if not _overlaps(around, taken):
-            best = around
-        size //= 2
-    at = 0
+    """Return the largest free block up to *limit*; *own* unless there is a larger one."""
+    best, at = own, 0
     for start, length in (*sorted(taken), (UNIT, 1)):
         size = limit
         while size > best[1]:
