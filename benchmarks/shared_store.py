@@ -131,7 +131,7 @@ def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
     granted = 0
     with connect(server.url) as client:
         assert _TIME in load_script()
-        name = client.script_load(load_script().replace(_TIME, "local now = tonumber(ARGV[3])"))
+        name = client.script_load(load_script().replace(_TIME, "local now = tonumber(ARGV[4])"))
         used = cpu(server)
         for first in range(0, len(work), _BATCH):
             batch = client.pipeline(transaction=False)

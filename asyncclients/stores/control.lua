@@ -1,18 +1,21 @@
 -- Read the state of a scope, and before that change what an operator has set; see control.py.
 --
--- KEYS: state. ARGV: nothing, or field, JSON (empty to remove it), name of the vendor, and
--- milliseconds for which quotas that are set are kept. A request of a process sets the time to
--- live anew. Returns the server's time, and the state as quota_log.lua writes it.
+-- KEYS: state. ARGV: nothing, or field, JSON (empty to remove it), name of the vendor,
+-- milliseconds for which quotas that are set are kept, and an empty QuotaLog as MessagePack. A
+-- request of a process sets the time to live anew. Returns the server's time, and the state.
 
 local time, packed = redis.call('TIME'), redis.call('GET', KEYS[1])
 if #ARGV > 0 then
-  local state, keep = packed and cmsgpack.unpack(packed) or {}, 86400000
+  local state, keep = cmsgpack.unpack(packed or ARGV[5]), 86400000
   state[ARGV[1]], state.vendor = ARGV[2], ARGV[3]
-  if (state.operator_pause or '') ~= '' then
+  if state.operator_pause ~= '' then
     local stop = cjson.decode(state.operator_pause)['until']
     keep = keep + math.ceil(math.max(0, stop - time[1])) * 1000
   end
-  if (state.operator_quotas or '') ~= '' then keep = ARGV[4] end
+  if state.operator_quotas ~= '' then keep = ARGV[4] end
+  for field, value in pairs(state) do  -- MessagePack would write an empty mapping as an array
+    if type(value) == 'table' and next(value) == nil then state[field] = nil end
+  end
   packed = cmsgpack.pack(state)
   redis.call('SET', KEYS[1], packed, 'PX', keep)
 end

@@ -110,11 +110,6 @@ class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True):
     used: int = 0  # units that this process has used in the current window by its own count
 
     @property
-    def is_replaceable(self) -> bool:
-        """True if quotas that an operator sets replace this one."""
-        return not (self.group or self.calendar)
-
-    @property
     def name(self) -> str:
         """The quota's name among those of the scope."""
         calendar = f"@{self.calendar}" if self.calendar else ""

@@ -9,6 +9,7 @@
 -- The state is a QuotaLog as MessagePack, without `log` and without what is empty, and with
 -- `groups`, whose logs belong to the epoch. The logs are sorted sets.
 -- ARGV[1]: a LeaseRequest as JSON. ARGV[2]: the constants, quota_log.RULES, as JSON.
+-- ARGV[3]: an empty QuotaLog as MessagePack.
 -- Returns a LeaseResponse as MessagePack.
 
 local clock = redis.call('TIME')
@@ -27,19 +28,9 @@ for _, spec in ipairs(request.quotas) do
 end
 redis.call('ZADD', KEYS[2], 'XX', 0, '')  -- fails while memory is full, before anything is written
 
-local function with_defaults(state)
-  for _, field in ipairs({'updated_at', 'taken_over_at', 'spent_until', 'paused_until', 'accepted',
-    'rejected', 'since_background', 'members_changed_at', 'interactive_at'}) do
-    state[field] = state[field] or 0
-  end
-  for _, field in ipairs({'epoch', 'server', 'vendor', 'operator_pause', 'operator_quotas'}) do
-    state[field] = state[field] or ''
-  end
-  for _, field in ipairs({'members', 'quotas', 'groups'}) do state[field] = state[field] or {} end
-  return state
-end
 local packed = redis.call('GET', STATE)
-local state = with_defaults(packed and cmsgpack.unpack(packed) or {})
+local state = cmsgpack.unpack(packed or ARGV[3])
+for _, field in ipairs({'members', 'quotas', 'groups'}) do state[field] = state[field] or {} end
 
 -- What an operator has set: a pause, and quotas that replace the configured ones.
 local held = 0
@@ -74,8 +65,9 @@ end
 -- The clock was set back, or members could not reach the log for a while.
 if now + RULES.clock_tolerance < state.updated_at then
   local before = state
-  state = with_defaults({vendor = before.vendor, operator_pause = before.operator_pause,
-    operator_quotas = before.operator_quotas})
+  state = cmsgpack.unpack(ARGV[3])
+  state.vendor, state.groups = before.vendor, {}
+  state.operator_pause, state.operator_quotas = before.operator_pause, before.operator_quotas
   hold(request.recovery_hold + request.detection_time)
   for key, quota in pairs(before.quotas) do
     if quota.spec.calendar ~= '' then

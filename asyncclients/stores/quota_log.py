@@ -398,7 +398,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         return [
             quota
             for name, quota in sorted(self.quotas.items())
-            if not (has_set and quota.spec.is_replaceable) or name.startswith(_SET)
+            if not has_set or name.startswith(_SET) or quota.spec.group or quota.spec.calendar
             if not groups or quota.spec.group in groups
         ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -43,6 +44,7 @@ _SCAN_TIMEOUT = 10.0
 """Seconds to find all scopes among the keys of a server."""
 _encode = msgspec.json.Encoder().encode
 _RULES = _encode(RULES)
+_EMPTY = msgspec.msgpack.encode(QuotaLog())
 _decode_response = msgspec.msgpack.Decoder(LeaseResponse).decode
 _decode_state = msgspec.msgpack.Decoder(QuotaLog).decode
 
@@ -59,8 +61,8 @@ def redis_key(prefix: str, scope: str, name: str) -> str:
 
 
 def script_arguments(request: LeaseRequest) -> list[bytes]:
-    """Return the script's arguments: *request* and the constants of `quota_log.py`, as JSON."""
-    return [_encode(request), _RULES]
+    """Return the script's arguments: *request*, the constants of `quota_log.py`, an empty log."""
+    return [_encode(request), _RULES, _EMPTY]
 
 
 def load_script(name: str = "quota_log.lua") -> str:
@@ -160,11 +162,12 @@ class RedisBackend:
         """Return all scopes in the store, see `ControlBackend`."""
         names = await with_timeout(self._address, self._scope_names, _SCAN_TIMEOUT)
         replies = await asyncio.gather(*map(self._control, names))
-        return [
-            scope_limits(name, _decode_state(state), int(time[0]) * SECOND + int(time[1]))
-            for name, (time, state) in zip(names, replies, strict=True)
-            if state is not None  # it has expired since
-        ]
+        found: list[ScopeLimits] = []
+        for name, ((seconds, micros), state) in zip(names, replies, strict=True):
+            with suppress(msgspec.DecodeError, TypeError):  # another program wrote it; it expired
+                now = int(seconds) * SECOND + int(micros)
+                found.append(scope_limits(name, _decode_state(state), now))
+        return found
 
     async def _scope_names(self) -> set[str]:
         pattern = redis_key(_escape(self._prefix), "*", "state")
@@ -175,9 +178,9 @@ class RedisBackend:
 
     async def set_control(self, scope: str, vendor: str, field: str, value: str) -> None:
         """Set what an operator wants for *scope*, see `ControlBackend`."""
-        await self._control(scope, field, value, vendor, RULES.keep_control // 1000)
+        await self._control(scope, field, value, vendor, RULES.keep_control // 1000, _EMPTY)
 
-    async def _control(self, scope: str, *change: str | int) -> Any:
+    async def _control(self, scope: str, *change: str | int | bytes) -> Any:
         keys = [redis_key(self._prefix, scope, "state")]
         async with self._lanes[node_name(self._client, keys[0])].semaphore:
             return await with_timeout(

@@ -348,7 +348,7 @@ class Lua:
     def __init__(self, url: str) -> None:
         self._client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         head, request = load_script().index("local clock"), load_script().index("local request")
-        given = "local now, server = tonumber(ARGV[3]), ARGV[4]\n"
+        given = "local now, server = tonumber(ARGV[4]), ARGV[5]\n"
         script = load_script()[:head] + given + load_script()[request:]
         self._script = self._client.register_script(script)
 
@@ -359,7 +359,9 @@ class Lua:
     def set_control(self, field: str, value: str) -> None:
         """Set what an operator wants."""
         key, script = "t:v4:{s}:state", load_script("control.lua")
-        self._client.eval(script, 1, key, field, value, "intouch", 60_000_000)
+        self._client.eval(
+            script, 1, key, field, value, "intouch", 60_000_000, script_arguments(QUIET)[2]
+        )
 
     def log(self) -> QuotaLog:
         """Return what the server has of the scope."""
