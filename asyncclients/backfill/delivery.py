@@ -6,14 +6,14 @@ rows are delivered.
 An error is classified by two facts: whether the operation is *idempotent*, and whether a
 request *may have been sent*.
 
-| error                                                               | outcome of the rows             |
-|---------------------------------------------------------------------|---------------------------------|
-| not executed: rate-limited, 408, 425, no connection, no permit      | RETRY                           |
-| an error in the body of a 2xx                                       | FAILED if idempotent, else UNKNOWN |
-| outcome unknown, no response, 5xx, unreadable response              | RETRY if idempotent, else UNKNOWN |
-| other 4xx, or a value that the call does not accept                 | FAILED (a batch is halved first) |
-| credential, TLS, redirect, closed pool: not caused by a row         | STOP: pending, and the run ends |
-| 403                                                                 | see `ForbiddenRows`             |
+| error                                                               | status of the rows                  |
+|---------------------------------------------------------------------|-------------------------------------|
+| not executed: rate-limited, 408, 425, no connection, no permit      | pending                             |
+| an error in the body of a 2xx                                       | failed if idempotent, else unknown  |
+| outcome unknown, no response, 5xx, unreadable response              | pending if idempotent, else unknown |
+| other 4xx, or a value that the call does not accept                 | failed (a batch is halved first)    |
+| credential, TLS, redirect, closed pool: not caused by a row         | pending, and the run ends           |
+| 403                                                                 | see `ForbiddenRows`                 |
 
 A 500 does not prove that nothing was executed, so a row of an operation that is not
 idempotent is unknown after it.
@@ -29,12 +29,10 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Iterable,
     Mapping,
     Sequence,
 )
-from enum import Enum
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -77,7 +75,6 @@ from asyncclients.errors import (
     UnauthorizedError,
     UnexpectedRedirectError,
     WrongEventLoopError,
-    error_text,
     row_reason,
 )
 from asyncclients.ratelimit.quota import Priority
@@ -90,9 +87,18 @@ GRACE = 30.0
 """Seconds that an interrupted run waits for calls on the wire."""
 _CANCEL_GRACE = 5.0
 """Seconds that a cancelled call has to end; a call that ignores the cancellation is abandoned."""
+_INTERRUPTED = CancelledError("the run was interrupted before the response arrived")
 
 PreparedRow = tuple[Row, Any]
 """A row, and the value that is sent for it."""
+
+
+RowStatus = Literal["pending", "sent", "done", "skipped", "failed", "unknown"]
+"""What became of a row.
+
+pending: certainly not executed, to be sent again; sent: on the wire, and not idempotent; done:
+executed; skipped: nothing to send; failed: rejected; unknown: it may or may not have been executed.
+"""
 
 
 class RowLog(Protocol):
@@ -103,28 +109,14 @@ class RowLog(Protocol):
         """Number of rows done in the whole job, as far as this run knows."""
         ...
 
-    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
+    def record_intent(self, rows: Sequence[Row]) -> Awaitable[None]:
         """Record that *rows* are about to be sent; done when that is durable."""
         ...
 
-    def mark_pending(self, rows: Iterable[Row]) -> None:
-        """Withdraw the intent: *rows* were certainly not executed."""
-        ...
-
-    def mark_done(self, rows: Sequence[Row]) -> None:
-        """Record that the vendor executed *rows*."""
-        ...
-
-    def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """Record that there is nothing to send for *rows*."""
-        ...
-
-    def mark_failed(self, row: Row, failure: BaseException) -> None:
-        """Record that *row* was rejected with *failure*."""
-        ...
-
-    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
-        """Record that *rows* may or may not have been executed."""
+    def mark(
+        self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
+    ) -> None:
+        """Record the *status* of *rows*; *error* is why they failed or are unknown."""
         ...
 
 
@@ -199,23 +191,20 @@ def _check_target(target: Any) -> None:
 
 
 class SendGuard:
-    """Send hook that records the intent before a request that is not idempotent is sent.
+    """Send hook of one call: records the intent before a request that is not idempotent is sent.
 
     The intent is recorded when the request has its permit, not when the call is made: after a
-    crash only the rows on the wire are unknown, not those that waited in the queue. One guard
-    serves consecutive calls of one task.
+    crash only the rows on the wire are unknown, not those that waited in the queue.
+
+    Attributes:
+        rows: empty after the call: a function of the user may leave a task running that still sends.
+        idempotent: whether the call may be sent twice; None until its request shows it.
     """
 
-    __slots__ = ("_delivery", "_maybe_executed", "_rows", "idempotent")
+    __slots__ = ("_delivery", "_maybe_executed", "idempotent", "rows")
 
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-        self.assign(())
-
-    def assign(self, rows: Sequence[Row]) -> None:
-        """Set the rows of the next call; empty between two calls."""
-        self._rows = rows
-        self.idempotent = self._delivery.idempotent
+    def __init__(self, delivery: Delivery, rows: Sequence[Row], idempotent: bool | None) -> None:
+        self._delivery, self.rows, self.idempotent = delivery, rows, idempotent
         self._maybe_executed = 0  # requests sent and not rate-limited, also those with a response
 
     @property
@@ -230,14 +219,14 @@ class SendGuard:
         if self.idempotent is None:
             self.idempotent = request.idempotent
         if not (self._maybe_executed or self.idempotent):
-            await self._delivery.log.record_intent(self._rows)
+            await self._delivery.log.record_intent(self.rows)
         self._maybe_executed += 1
         self._delivery.counter.before_send(request)
 
     async def before_call(self) -> None:
         """Record the intent for a function of the user, which may send without calling this hook."""
         if not self.idempotent:
-            await self._delivery.log.record_intent(self._rows)
+            await self._delivery.log.record_intent(self.rows)
         self._maybe_executed += 1
 
     def on_rate_limited(self) -> None:
@@ -245,7 +234,7 @@ class SendGuard:
         self._delivery.counter.on_rate_limited()
         self._maybe_executed -= 1
         if not self.maybe_sent:
-            self._delivery.log.mark_pending(self._rows)
+            self._delivery.log.mark(self.rows, "pending")
 
 
 @runtime_checkable
@@ -345,13 +334,13 @@ class Delivery:
         else:
             if value is not None:
                 return row, value
-            self.log.mark_skipped([row])
+            self.log.mark([row], "skipped")
             return None
         self._fail(row, failure)  # outside `except`: the error that it raises has no context
         return None
 
     def _fail(self, row: Row, failure: BaseException) -> None:
-        self.log.mark_failed(row, failure)
+        self.log.mark([row], "failed", failure)
         self._tried += 1
         self._failed += 1
         # Rows in flight count as good: an invalid row fails sooner than a valid one is done.
@@ -379,10 +368,7 @@ class Delivery:
         """
         breaker, tries = self.breaker, 0
         while True:
-            if breaker.is_open:
-                async with breaker.guard():
-                    failure = await self._call(prepared)
-            else:
+            async with breaker.guard():
                 failure = await self._call(prepared)
             if failure is None:
                 return
@@ -422,36 +408,28 @@ class Delivery:
 
     async def _call(self, prepared: Sequence[PreparedRow]) -> Failure | None:
         """Call the target once; return None if the outcome of its rows is recorded."""
-        rows = [row for row, _ in prepared]
         argument = [value for _, value in prepared] if self.batch else prepared[0][1]
-        if self._is_own_function:
-            # Each call of a user's function gets its own guard, because the function may leave a task
-            # running, which must not record anything for the rows of a later call.
-            guard = self._guards[current_task()] = SendGuard(self)
-        else:
-            guard = self._guards[current_task()]
-        guard.assign(rows)
+        idempotent = self.idempotent
         if self._is_idempotent is not None and self._is_own_function:
-            guard.idempotent = self._is_idempotent(argument)
+            idempotent = self._is_idempotent(argument)
+        task, guard = current_task(), SendGuard(self, [row for row, _ in prepared], idempotent)
+        self._guards[task] = guard
         start = self._forbidden.begin()
         try:
             if self._is_own_function:
-                result = await self._call_function(argument, guard)
-            else:
+                self._has_called_function = True
+                await guard.before_call()
+            with call_context(Priority.BACKGROUND, self._flow, guard):
                 result = await self._call_target(argument)
             missing = _missing(result, prepared) if self.batch else ()
         except BaseException as error:  # the target may raise anything
             if isinstance(error, Exception) or self._is_cancelled_by_target(error):
-                is_final = self._on_error(error, guard, rows)
-                is_rejection = isinstance(error, StatusError)
-                if is_final and is_rejection and not isinstance(error, ForbiddenError):
-                    # A rejection of the row shows that the credential was accepted.
-                    self._on_access_proved(start)
-                return None if is_final is None else Failure(error, is_final, start)
-            self._on_interruption(guard, rows)
+                return self._on_error(error, guard, start)
+            self._on_interruption(guard)
             raise
         finally:
-            guard.assign(())
+            guard.rows = ()
+            del self._guards[task]
         self.breaker.on_success()
         self._on_success(prepared, missing)
         self._on_access_proved(start)
@@ -463,47 +441,50 @@ class Delivery:
         cancelled = isinstance(error, CancelledError) and not self.stopping
         return cancelled and task is not None and not task.cancelling()
 
-    async def _call_function(self, argument: Any, guard: SendGuard) -> Any:
-        self._has_called_function = True
-        await guard.before_call()
-        with call_context(Priority.BACKGROUND, self._flow, guard):
-            return await self._call_target(argument)
-
     def _on_success(self, prepared: Sequence[PreparedRow], missing: Collection[int]) -> None:
         """Record *prepared* as done, except the values with the ids *missing*."""
         done = [row for row, value in prepared if id(value) not in missing]
         self._tried += len(done)
-        self.log.mark_done(done)
+        self.log.mark(done, "done")
         for row, value in prepared:
             if id(value) in missing:
                 self._fail(row, ValueError("the vendor's response to the batch omits this row"))
 
-    def _on_error(self, error: BaseException, guard: SendGuard, rows: Sequence[Row]) -> bool | None:
-        """Return whether *error* is final for *rows*; None if their outcome is recorded."""
-        outcome = classify_error(error, sent=guard.maybe_sent, idempotent=bool(guard.idempotent))
-        if outcome is RowOutcome.STOP:
+    def _on_error(self, error: BaseException, guard: SendGuard, start: int) -> Failure | None:
+        """Return the failure of the call that raised *error*; None if its rows are unknown.
+
+        Raises:
+            AsyncClientsError: *error*, if no row caused it.
+        """
+        rows, idempotent = guard.rows, bool(guard.idempotent)
+        status = classify_error(error, sent=guard.maybe_sent, idempotent=idempotent)
+        if status is None:
             if isinstance(error, ClientClosedError):
-                self._on_interruption(guard, rows)
+                self._on_interruption(guard)
             else:
-                self.log.mark_pending(rows)
+                self.log.mark(rows, "pending")
             raise error
-        if outcome is RowOutcome.UNKNOWN:
+        if status == "unknown":
             self.breaker.on_failure(error)
             self._tried += len(rows)
-            self.log.mark_unknown(rows, error_text(error))
+            self.log.mark(rows, "unknown", error)
             return None
-        self.log.mark_pending(rows)
-        if outcome is RowOutcome.FAILED:
+        self.log.mark(rows, "pending")
+        is_final = status == "failed"
+        if is_final:
             self.breaker.on_success()
-            return True
-        self.breaker.on_failure(error)
-        return False
-
-    def _on_interruption(self, guard: SendGuard, rows: Sequence[Row]) -> None:
-        if guard.maybe_sent and not guard.idempotent:
-            self.log.mark_unknown(rows, "the run was interrupted before the response arrived")
         else:
-            self.log.mark_pending(rows)
+            self.breaker.on_failure(error)
+        if is_final and isinstance(error, StatusError) and not isinstance(error, ForbiddenError):
+            # A rejection of the row shows that the credential was accepted.
+            self._on_access_proved(start)
+        return Failure(error, is_final, start)
+
+    def _on_interruption(self, guard: SendGuard) -> None:
+        if guard.maybe_sent and not guard.idempotent:
+            self.log.mark(guard.rows, "unknown", _INTERRUPTED)
+        else:
+            self.log.mark(guard.rows, "pending")
 
     # --- Workers ----------------------------------------------------------------------
 
@@ -530,7 +511,7 @@ class Delivery:
                 over.set_result(None)
 
         # `asyncio.wait(return_when=FIRST_EXCEPTION)` ignores cancelled tasks.
-        tasks = [asyncio.create_task(self._work(work)) for _ in range(running)]
+        tasks = [asyncio.create_task(work()) for _ in range(running)]
         for task in tasks:
             task.add_done_callback(on_end)
         try:
@@ -539,15 +520,6 @@ class Delivery:
             await self._drain([task for task in tasks if not task.done()], stop)
         if first_error is not None:
             raise first_error
-
-    async def _work(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = current_task()
-        guard = self._guards[task] = SendGuard(self)
-        try:
-            with call_context(Priority.BACKGROUND, self._flow, guard):
-                await work()
-        finally:
-            self._guards.pop(task, None)
 
     async def _drain(self, running: list[Task[None]], stop: Callable[[], None]) -> None:
         """End the *running* tasks; those with a call on the wire may finish it."""
@@ -601,32 +573,24 @@ _MAYBE_EXECUTED = (
 _BAD_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 
-class RowOutcome(Enum):
-    """The meaning of an error for the rows of its call."""
+def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> RowStatus | None:
+    """Return what *error* means for the rows of the call that raised it: pending, failed or unknown.
 
-    RETRY = "not executed; try again"
-    UNKNOWN = "may or may not have been executed"
-    FAILED = "not executed, and would fail again unchanged"
-    STOP = "not caused by the rows; end the run"
-
-
-def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> RowOutcome:
-    """Return what *error* means for the rows of the call that raised it.
-
-    *sent*: a request may have been sent; *idempotent*: the call may be sent twice.
+    None if no row caused it: the run ends. *sent*: a request may have been sent; *idempotent*: the
+    call may be sent twice.
     """
     if not isinstance(error, AsyncClientsError):
         if isinstance(error, _BAD_VALUE) or not sent:
-            return RowOutcome.FAILED
-        return RowOutcome.RETRY if idempotent else RowOutcome.UNKNOWN
+            return "failed"
+        return "pending" if idempotent else "unknown"
     if isinstance(error, _STOPS):
-        return RowOutcome.STOP
+        return None
     if isinstance(error, DecodeError) and error.is_error_body and (idempotent or not sent):
-        return RowOutcome.FAILED
+        return "failed"
     if isinstance(error, _NOT_EXECUTED) or error.status in _NOT_EXECUTED_STATUSES:
-        return RowOutcome.RETRY
+        return "pending"
     if isinstance(error, TokenError):
-        return RowOutcome.STOP
+        return None
     if isinstance(error, _MAYBE_EXECUTED):
-        return RowOutcome.RETRY if idempotent or not sent else RowOutcome.UNKNOWN
-    return RowOutcome.FAILED
+        return "pending" if idempotent or not sent else "unknown"
+    return "failed"

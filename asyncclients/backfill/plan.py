@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import msgspec
 
-from asyncclients.backfill.delivery import Delivery, Failure, PreparedRow
+from asyncclients.backfill.delivery import Delivery, Failure, PreparedRow, RowStatus
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.rows import unbound
 from asyncclients.backfill.state.identity import JobIdentity
@@ -299,18 +299,14 @@ class PlannedRows(JournalRowLog):
         super().__init__(journal, state)
         self._before, self._invalid = (state.done, state.skipped), InvalidRows()
 
-    def mark_failed(self, row: Row, failure: BaseException) -> None:
-        """Count *row* as invalid, because of *failure*."""
-        self._invalid.add(row, failure)
-        super().mark_failed(row, failure)
-
-    def mark_done(self, rows: Sequence[Row]) -> None:
-        """Count *rows* as valid."""
-        self.state.done += len(rows)  # not stored: each row is read only once
-
-    def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """Count *rows* as skipped."""
-        self.state.skipped += len(rows)
+    def mark(
+        self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
+    ) -> None:
+        """Count invalid rows by their *error*."""
+        super().mark(rows, status, error)
+        if error is not None:  # a plan makes no row unknown
+            for row in rows:
+                self._invalid.add(row, error)
 
     def plan(self, builder: RequestBuilder) -> Plan:
         """Return the plan, with the requests of *builder*."""
@@ -335,5 +331,5 @@ class PlannedDelivery(Delivery):
             await self._call_target(argument)
         except Exception as error:  # noqa: BLE001 - of any kind: the row cannot be sent
             return Failure(error, is_final=True, start=0)
-        self.log.mark_done([row for row, _ in prepared])
+        self.log.mark([row for row, _ in prepared], "done")
         return None

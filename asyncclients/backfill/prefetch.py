@@ -21,7 +21,7 @@ from asyncclients.arguments import (
     check_text,
 )
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.delivery import RowOutcome, classify_error
+from asyncclients.backfill.delivery import classify_error
 from asyncclients.backfill.files.source import iterate
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.state.pull_state import PullState
@@ -93,9 +93,9 @@ class PagePrefetcher:
                         )
                 except Exception as error:
                     unreadable += isinstance(error, DecodeError)
-                    outcome = classify_error(error, sent=True, idempotent=True)
+                    status = classify_error(error, sent=True, idempotent=True)
                     max_unreadable = _MAX_RETRIES if self._is_lenient else 0
-                    if outcome is not RowOutcome.RETRY or unreadable > max_unreadable:
+                    if status != "pending" or unreadable > max_unreadable:
                         raise
                     self._breaker.on_failure(error)
                 else:

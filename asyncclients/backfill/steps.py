@@ -29,21 +29,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from asyncclients.arguments import PositiveInt, QuotaShare, Seconds, check_value
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.delivery import Delivery, PushTarget
+from asyncclients.backfill.delivery import Delivery, PushTarget, RowStatus
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.report import RequestCounter, RequestCounts
 from asyncclients.backfill.state.stored_rows import describe, digest, encode_row
 from asyncclients.core import codec
 from asyncclients.core.options import call_context
-from asyncclients.errors import PaginationError, StateError, StateInUseError
+from asyncclients.errors import PaginationError, StateError, StateInUseError, error_text
 from asyncclients.paging import Page, Paginator
 from asyncclients.ratelimit.quota import Priority
 
@@ -61,8 +61,6 @@ __all__ = [
 ]
 
 # --- Push -----------------------------------------------------------------------------------
-
-RowStatus = Literal["sent", "done", "failed", "unknown", "skipped"]
 
 
 class RowRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,14 +168,13 @@ class BatchRowLog:
         """Writes all of `_unsaved` when `_current` has ended."""
         self._owned_by_others: set[int] = set()
 
-    async def record_intent(self, rows: Iterable[Row]) -> None:
+    async def record_intent(self, rows: Sequence[Row]) -> None:
         """Return when the log has the records `sent` for *rows*.
 
         Raises:
             StateInUseError: another run owns one of the rows.
         """
-        rows = list(rows)
-        self._mark(rows, "sent")
+        self.mark(rows, "sent")
         await self.saved()
         if not self._owned_by_others.isdisjoint(row.number for row in rows):
             raise StateInUseError(
@@ -185,34 +182,15 @@ class BatchRowLog:
                 advice="Nothing to do: only one of them sends each row",
             )
 
-    def mark_pending(self, rows: Iterable[Row]) -> None:
-        """Withdraw the intent: *rows* were certainly not executed."""
+    def mark(
+        self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
+    ) -> None:
+        """See `RowLog`."""
+        self.done += len(rows) if status == "done" else 0
         for row in rows:
-            self._put(row.number, None)
-
-    def mark_done(self, rows: Sequence[Row]) -> None:
-        """Record that the vendor executed *rows*."""
-        self.done += len(rows)
-        self._mark(rows, "done")
-
-    def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """Record that there is nothing to send for *rows*."""
-        self._mark(rows, "skipped")
-
-    def mark_failed(self, row: Row, failure: BaseException) -> None:
-        """Record that *row* was rejected with *failure*."""
-        self._mark([row], "failed", msgspec.json.encode(describe(row, failure)).decode())
-
-    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
-        """Record that *rows* may or may not have been executed."""
-        self._mark(rows, "unknown", reason)
-
-    def _mark(self, rows: Iterable[Row], status: RowStatus, reason: str = "") -> None:
-        has_content = status not in ("done", "skipped")
-        for row in rows:
-            content = encode_row(row.data) if has_content else None
-            record = RowRecord(status=status, line=row.line, row=content, reason=reason)
-            self._put(row.number, record)
+            self._unsaved[row.number] = _record(row, status, error)
+        if self._next is None:
+            self._next = asyncio.create_task(self._write(self._current))
 
     # --- Writing ------------------------------------------------------------------------
 
@@ -227,11 +205,6 @@ class BatchRowLog:
                     raise
                 raise StateError("writing the outcomes was cancelled") from None
 
-    def _put(self, number: int, record: RowRecord | None) -> None:
-        self._unsaved[number] = record
-        if self._next is None:
-            self._next = asyncio.create_task(self._write(self._current))
-
     async def _write(self, previous: asyncio.Task[None] | None) -> None:
         if previous is not None:
             await asyncio.wait([previous])
@@ -239,6 +212,17 @@ class BatchRowLog:
         records, self._unsaved = self._unsaved, {}
         self._current, self._next = self._next, None
         self._owned_by_others.update(await self._log.write(records))
+
+
+def _record(row: Row, status: RowStatus, error: BaseException | None) -> RowRecord | None:
+    """Return the record of *row*; None for a pending one, which has none."""
+    if status == "pending":
+        return None
+    reason = "" if error is None else error_text(error)
+    if status == "failed" and error is not None:
+        reason = msgspec.json.encode(describe(row, error)).decode()
+    content = None if status in ("done", "skipped") else encode_row(row.data)
+    return RowRecord(status=status, line=row.line, row=content, reason=reason)
 
 
 # --- Pull -----------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ created again. `ChangeLog` sets the next action of a change after each call.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import msgspec
 
-from asyncclients.backfill.delivery import PartialResult, RowOutcome, classify_error
+from asyncclients.backfill.delivery import PartialResult, RowStatus, classify_error
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.state.sync_state import Intent, Item, SyncMemory
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, shape_of
@@ -183,7 +183,7 @@ class ChangeLog:
         state = self._state
         return self._memory.count + state.created + state.updated + state.deleted
 
-    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
+    def record_intent(self, rows: Sequence[Row]) -> Awaitable[None]:
         """Record that the creates among *rows* are about to be sent; done when that is on disk."""
         for row in rows:
             change: Change = row.data
@@ -196,32 +196,43 @@ class ChangeLog:
         intent = Intent(name=change.name, line=row.line, row=row.data, reason=reason)
         self._memory.add_intent(change.key, intent)
 
-    def mark_pending(self, rows: Iterable[Row]) -> None:
-        """Withdraw the intent: the creates among *rows* were certainly not executed."""
+    def mark(
+        self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
+    ) -> None:
+        """Record the *status* of the calls of *rows*; set the next actions of those that are done."""
+        journal = self._memory.journal
         for row in rows:
             change: Change = row.data
-            if change.action is Action.CREATE:
-                self._memory.remove_intent(change.key)
-        self._memory.journal.commit_now()
-
-    def mark_done(self, rows: Sequence[Row]) -> None:
-        """Record that the vendor executed the calls of *rows*, and set their next actions."""
-        for row in rows:
-            change: Change = row.data
-            if change.action is Action.CREATE:
-                self._on_created(change)
-            elif change.action is Action.UPDATE:
-                self._on_updated(change)
-            elif change.action is Action.LOCATE:
-                self._on_located(change)
-            elif change.action is Action.CHECK:
-                self._on_checked(change)
-            else:
-                self._memory.forget(change.key)
-                self._state.deleted += 1
-                self._state.missing -= 1
+            if status == "done":
+                self._on_done(change)
+            elif status == "pending":
+                if change.action is Action.CREATE:
+                    self._memory.remove_intent(change.key)
+            elif status == "failed" and error is not None:
+                self._on_failed(change, error)
+            elif error is not None:
+                self._add_intent(change, error_text(error))
+                self._state.unknown += 1
                 self._settle(change)
-        self._memory.journal.commit_later()
+        if status == "done":
+            journal.commit_later()
+        else:
+            journal.commit_now()
+
+    def _on_done(self, change: Change) -> None:
+        if change.action is Action.CREATE:
+            self._on_created(change)
+        elif change.action is Action.UPDATE:
+            self._on_updated(change)
+        elif change.action is Action.LOCATE:
+            self._on_located(change)
+        elif change.action is Action.CHECK:
+            self._on_checked(change)
+        else:
+            self._memory.forget(change.key)
+            self._state.deleted += 1
+            self._state.missing -= 1
+            self._settle(change)
 
     def _on_created(self, change: Change) -> None:
         change.item_id = self._id_of(change)
@@ -285,13 +296,7 @@ class ChangeLog:
         self._memory.accept(change.key)
         self._settle(change)
 
-    def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """Record that there is nothing to send for *rows*."""
-        self._state.skipped += len(rows)
-
-    def mark_failed(self, row: Row, failure: BaseException) -> None:
-        """Record that *row* was rejected with *failure*."""
-        change: Change = row.data
+    def _on_failed(self, change: Change, failure: BaseException) -> None:
         memory = self._memory
         if change.action is not Action.CREATE and change.key in memory.intents:
             self._state.unknown += 1  # it could not be looked up
@@ -300,17 +305,7 @@ class ChangeLog:
         memory.remove_intent(change.key)
         self._write_failure(change.row, failure)
         self._state.failed += 1
-        is_final = classify_error(failure, sent=True, idempotent=True) is RowOutcome.FAILED
+        is_final = classify_error(failure, sent=True, idempotent=True) == "failed"
         if is_final and change.action in SENT:
             memory.reject(change.key, change.digest, row_reason(failure))
         self._settle(change)
-        memory.journal.commit_now()
-
-    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
-        """Record that the creates among *rows* may or may not have been executed."""
-        for row in rows:
-            change: Change = row.data
-            self._add_intent(change, reason)
-            self._state.unknown += 1
-            self._settle(change)
-        self._memory.journal.commit_now()

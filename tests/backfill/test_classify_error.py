@@ -1,4 +1,4 @@
-"""The outcomes of errors in a delivery."""
+"""What errors mean for the rows of a delivery."""
 
 from __future__ import annotations
 
@@ -24,30 +24,28 @@ from asyncclients import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
-from asyncclients.backfill.delivery import RowOutcome, classify_error
+from asyncclients.backfill.delivery import RowStatus, classify_error
 
-RETRY, UNKNOWN, FAILED, STOP = (
-    RowOutcome.RETRY,
-    RowOutcome.UNKNOWN,
-    RowOutcome.FAILED,
-    RowOutcome.STOP,
-)
+PENDING: RowStatus = "pending"
+UNKNOWN: RowStatus = "unknown"
+FAILED: RowStatus = "failed"
+STOP = None
 
 TABLE = [
-    # error, outcome of an idempotent call, outcome of any other call
-    (RateLimitedError(), RETRY, RETRY),
-    (ConnectError(), RETRY, RETRY),
-    (DeadlineExceededError(), RETRY, RETRY),
-    (TokenEndpointError(), RETRY, RETRY),
-    (OutcomeUnknownError(), RETRY, UNKNOWN),
-    (DisconnectedError(), RETRY, UNKNOWN),
-    (AttemptTimeoutError(), RETRY, UNKNOWN),
-    (ServerError(), RETRY, UNKNOWN),
-    (DecodeError(), RETRY, UNKNOWN),
+    # error, status of the rows of an idempotent call, and of any other call
+    (RateLimitedError(), PENDING, PENDING),
+    (ConnectError(), PENDING, PENDING),
+    (DeadlineExceededError(), PENDING, PENDING),
+    (TokenEndpointError(), PENDING, PENDING),
+    (OutcomeUnknownError(), PENDING, UNKNOWN),
+    (DisconnectedError(), PENDING, UNKNOWN),
+    (AttemptTimeoutError(), PENDING, UNKNOWN),
+    (ServerError(), PENDING, UNKNOWN),
+    (DecodeError(), PENDING, UNKNOWN),
     (DecodeError(is_error_body=True), FAILED, UNKNOWN),
-    (StatusError(status=408), RETRY, RETRY),
-    (StatusError(status=425), RETRY, RETRY),
-    (OSError(), RETRY, UNKNOWN),
+    (StatusError(status=408), PENDING, PENDING),
+    (StatusError(status=425), PENDING, PENDING),
+    (OSError(), PENDING, UNKNOWN),
     (UnprocessableEntityError(), FAILED, FAILED),
     (BadRequestError(), FAILED, FAILED),
     (NotFoundError(), FAILED, FAILED),
@@ -63,14 +61,14 @@ TABLE = [
 
 @pytest.mark.parametrize(("error", "idempotent", "not_idempotent"), TABLE)
 def test_classify_error_follows_its_table(
-    error: Exception, idempotent: RowOutcome, not_idempotent: RowOutcome
+    error: Exception, idempotent: RowStatus | None, not_idempotent: RowStatus | None
 ) -> None:
-    """Each error has the outcome of the table, for idempotent calls and others."""
-    assert classify_error(error, sent=True, idempotent=True) is idempotent
-    assert classify_error(error, sent=True, idempotent=False) is not_idempotent
+    """Each error has the status of the table, for idempotent calls and others."""
+    assert classify_error(error, sent=True, idempotent=True) == idempotent
+    assert classify_error(error, sent=True, idempotent=False) == not_idempotent
 
 
-@pytest.mark.parametrize("error", [error for error, _, outcome in TABLE if outcome is UNKNOWN])
+@pytest.mark.parametrize("error", [error for error, _, outcome in TABLE if outcome == UNKNOWN])
 def test_classify_error_makes_no_unsent_row_unknown(error: Exception) -> None:
     """If no request was sent, no row is unknown."""
-    assert classify_error(error, sent=False, idempotent=False) is not UNKNOWN
+    assert classify_error(error, sent=False, idempotent=False) != UNKNOWN

@@ -31,6 +31,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
+from asyncclients.backfill.delivery import RowStatus
 from asyncclients.backfill.files.source import FileSource, Row, Source
 from asyncclients.backfill.state.journal import Changes, Journal, Statement, put_value
 from asyncclients.backfill.state.stored_rows import (
@@ -41,7 +42,7 @@ from asyncclients.backfill.state.stored_rows import (
     encode_row,
     encode_rows,
 )
-from asyncclients.errors import StateMismatchError
+from asyncclients.errors import StateMismatchError, error_text
 
 _KILLED = "the run was killed before the response arrived"
 
@@ -171,40 +172,36 @@ class JournalRowLog:
         if state.total is not None:  # rows may have been added since they were counted
             state.total = max(state.total, read)
 
-    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
+    def record_intent(self, rows: Sequence[Row]) -> Awaitable[None]:
         """Record that *rows* are about to be sent; done when that is on disk."""
         for row in rows:
             self._sent[row.number] = row.line
         return self._journal.saved()
 
-    def mark_pending(self, rows: Iterable[Row]) -> None:
-        """Withdraw the intent: *rows* were certainly not executed."""
+    def mark(
+        self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
+    ) -> None:
+        """See `RowLog`."""
+        state, had_intent = self.state, False
         for row in rows:
-            if self._sent.pop(row.number, None) is not None:
-                self._journal.commit_now()
-
-    def mark_done(self, rows: Sequence[Row]) -> None:
-        """Record that the vendor executed *rows*."""
-        self.state.done += len(rows)
-        self._settle(rows)
-
-    def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """Record that there is nothing to send for *rows*."""
-        self.state.skipped += len(rows)
-        self._settle(rows)
-
-    def mark_failed(self, row: Row, failure: BaseException) -> None:
-        """Record that *row* was rejected with *failure*."""
-        self.state.failed += 1
-        self._failures.add(describe(row, failure))
-        self._settle([row])
-
-    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
-        """Record that *rows* may or may not have been executed."""
-        for row in rows:
-            self._sent.pop(row.number, None)
-            self.settled.add(row.number)
-            self.unknowns.add(row.number, row.line, row.data, reason)
+            had_intent |= self._sent.pop(row.number, None) is not None
+            if status != "pending":
+                self.settled.add(row.number)
+            if status == "failed" and error is not None:
+                self._failures.add(describe(row, error))
+            elif status == "unknown" and error is not None:
+                self.unknowns.add(row.number, row.line, row.data, error_text(error))
+        if status == "done":
+            state.done += len(rows)
+        elif status == "skipped":
+            state.skipped += len(rows)
+        elif status == "failed":
+            state.failed += len(rows)
+        if had_intent:
+            self._journal.commit_now()
+        elif status != "pending":
+            # An idempotent row that is sent again after a crash does no harm.
+            self._journal.commit_later()
 
     def resolve(self, number: int, outcome: Literal["done", "pending", "skipped"]) -> None:
         """Replace the outcome of the unknown row *number*."""
@@ -233,17 +230,6 @@ class JournalRowLog:
             await self._journal.run(self._failures.end_retry)
 
     # --- Saving -------------------------------------------------------------------------
-
-    def _settle(self, rows: Iterable[Row]) -> None:
-        had_intent = False
-        for row in rows:
-            self.settled.add(row.number)
-            had_intent |= self._sent.pop(row.number, None) is not None
-        if had_intent:
-            self._journal.commit_now()
-        else:
-            # An idempotent row that is sent again after a crash does no harm.
-            self._journal.commit_later()
 
     def _changes(self) -> Changes:
         state, failures = self.state, self._failures
