@@ -44,7 +44,6 @@ from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.push_state import (
     JournalRowLog,
     PendingRows,
-    Unknown,
 )
 from asyncclients.core.options import call_context
 from asyncclients.errors import BackfillStoppedError, InputError
@@ -328,17 +327,20 @@ class Push:
 
     async def _resolve(self) -> None:
         log, options = self._log, self._options
-        if options.reconcile is not None and log.unknowns and not options.dry_run:
+        if options.reconcile is not None and log.unknown and not options.dry_run:
             await self._for_unknown_rows(partial(self._reconcile, options.reconcile))
         if options.unknown == "drop":
-            for number in log.unknowns:
-                log.resolve(number, "skipped")
-        elif options.unknown == "resend" and log.unknowns:
+            log.mark(await self._unknown_rows(), "skipped")
+        elif options.unknown == "resend" and log.unknown:
             await self._for_unknown_rows(self._send_again)
 
-    async def _for_unknown_rows(self, work: Callable[[Unknown], Awaitable[None]]) -> None:
+    async def _unknown_rows(self) -> list[Row]:
+        found = await self._log.unknown_rows()
+        return [Row(each.number, each.line, each.row) for each in found]
+
+    async def _for_unknown_rows(self, work: Callable[[Row], Awaitable[None]]) -> None:
         """Await *work* for as many unknown rows as this run may still handle."""
-        found = await self._log.unknowns.all()
+        found = await self._unknown_rows()
         self._is_complete = self._is_complete and len(found) <= self._left
         rows = iter(found[: self._left])
         self._left -= min(self._left, len(found))
@@ -349,18 +351,16 @@ class Push:
 
         await self._delivery.run(work_off, self._pending.stop)
 
-    async def _reconcile(self, reconcile: Reconcile, unknown: Unknown) -> None:
+    async def _reconcile(self, reconcile: Reconcile, row: Row) -> None:
         with call_context(Priority.BACKGROUND, self._options.flow, self._delivery.counter):
-            row = self._delivery.converter.convert(unknown.row, coerce=True)
-            executed = await reconcile(row)
+            executed = await reconcile(self._delivery.converter.convert(row.data, coerce=True))
         if executed:
-            self._log.resolve(unknown.number, "done")
+            self._log.mark([row], "done")
         elif executed is not None:
-            await self._send_again(unknown)
+            await self._send_again(row)
 
-    async def _send_again(self, unknown: Unknown) -> None:
-        self._log.resolve(unknown.number, "pending")
-        row = Row(unknown.number, unknown.line, unknown.row)
+    async def _send_again(self, row: Row) -> None:
+        self._log.mark([row], "pending")
         await self._delivery.deliver_rows([row], coerce=True)
 
     # --- Report -----------------------------------------------------------------------
@@ -370,7 +370,7 @@ class Push:
         return Report(
             done=log.done,
             failed=log.state.failed,
-            unknown=len(log.unknowns),
+            unknown=len(log.unknown),
             skipped=log.state.skipped,
             total=log.state.total,
             complete=self._is_complete,
@@ -383,7 +383,7 @@ class Push:
         return self._estimator.progress(
             done=state.done,
             failed=state.failed,
-            unknown=len(log.unknowns),
+            unknown=len(log.unknown),
             skipped=state.skipped,
             settled=log.settled_count,
             total=state.total,

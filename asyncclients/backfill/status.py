@@ -179,26 +179,25 @@ def _read_pull(opened: _State, job: JobIdentity) -> Status:
 
 def _read_push(opened: _State, job: JobIdentity) -> Status:
     state = read_state(opened.database, PushState) or PushState()
-    rows = {row[0]: row for row in select(opened.database, "SELECT * FROM unknown")}
-    if opened.running is None:
-        sent = {number: (number, line, None, _ON_THE_WIRE) for number, line in state.sent}
-        rows = sent | rows
-    settled = state.done + state.failed + len(rows) + state.skipped
+    unknown = _unknown_rows(opened, "SELECT * FROM intent ORDER BY number")
+    settled = state.done + state.failed + len(unknown) + state.skipped
     return msgspec.structs.replace(
-        _counts(opened, job, state, settled),
-        unknown=len(rows),
-        unknown_rows=tuple(read_unknown(rows[number]) for number in sorted(rows)),
+        _counts(opened, job, state, settled), unknown=len(unknown), unknown_rows=unknown
+    )
+
+
+def _unknown_rows(opened: _State, sql: str) -> tuple[Unknown, ...]:
+    """Return the unknown rows among the intents that *sql* selects; none on the wire of a run."""
+    return tuple(
+        read_unknown((number, line, row, reason or _ON_THE_WIRE))
+        for number, line, row, reason in select(opened.database, sql)
+        if reason or opened.running is None
     )
 
 
 def _read_sync(opened: _State, job: JobIdentity) -> Status:
     state = read_state(opened.database, SyncState) or SyncState()
-    sql = "SELECT key, line, row, reason FROM sync_intent ORDER BY line"
-    unknown = tuple(
-        read_unknown((key, line, row, reason or _ON_THE_WIRE))
-        for key, line, row, reason in select(opened.database, sql)
-        if reason or opened.running is None
-    )
+    unknown = _unknown_rows(opened, "SELECT key, line, row, reason FROM sync_intent ORDER BY line")
     report = state.report(opened.failures)
     return Status(
         job=msgspec.structs.replace(job, source=state.source),

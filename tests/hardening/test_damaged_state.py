@@ -39,7 +39,7 @@ def damaged(content: bytes, random: Random) -> bytes:
     """*content* with one byte changed, every other time where the state stands, or cut off."""
     at = random.randrange(1, len(content))  # an empty file cannot be recognised
     if random.random() < 0.5:
-        at = content.rindex(b'"settled"') + random.randrange(-40, 60)
+        at = content.rindex(b'"read"') + random.randrange(-40, 60)
     elif random.random() < 0.4:
         return content[:at]
     changed = content[at] ^ (1 << random.randrange(8))

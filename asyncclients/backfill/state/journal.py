@@ -43,7 +43,7 @@ from asyncclients.own_files import Lock, Outcome, finish_before_cancel, outcome_
 
 T = TypeVar("T")
 
-VERSION = 6
+VERSION = 7
 """Format of the file; a file of any other version is rejected."""
 APPLICATION = 0x61636C69
 """SQLite's `application_id` of the file."""
@@ -56,7 +56,7 @@ _MAX_LOG_SIZE = 4 * 2**20
 """Bytes of the `-wal` file above which its content is moved into the state file."""
 _NEEDS_LOG, _HAS_LOG = "needed", "applied"
 _TABLES = {
-    "push": {"unknown": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT"},
+    "push": {"intent": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT"},
     "pull": {
         "keys": "number INTEGER PRIMARY KEY, keys BLOB NOT NULL, digests BLOB NOT NULL",
         "items": "number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, digest INTEGER NOT NULL, "

@@ -1,16 +1,16 @@
-"""The outcome of each row of a push, in memory and in the journal, and the rows without one.
+"""What became of each row of a push, in memory and in the journal, and the rows to deliver.
 
-| outcome | meaning                                               | stored as              |
-|---------|-------------------------------------------------------|------------------------|
-| pending | not sent, or sent and certainly not executed          | nothing                |
-| sent    | on the wire, and not idempotent                       | number and line        |
-| done    | executed                                              | an interval of numbers |
-| failed  | rejected by the row type or by the vendor             | a line of a text file  |
-| unknown | may or may not have been executed                     | a row of a table       |
-| skipped | nothing to send                                       | an interval of numbers |
+| status  | meaning                                               | stored as                        |
+|---------|-------------------------------------------------------|----------------------------------|
+| pending | not sent, or sent and certainly not executed          | a number, once it was read       |
+| sent    | on the wire, and not idempotent                       | a row of a table                 |
+| unknown | may or may not have been executed                     | the same, with the reason        |
+| failed  | rejected by the row type or by the vendor             | a line of a text file            |
+| done    | executed                                              | a count                          |
+| skipped | nothing to send                                       | a count                          |
 
-All but the first two are *settled*. Rows settle nearly in order, so a million settled rows are
-a few intervals, and the whole state is one small value that each commit replaces.
+All but the first two are *settled*. Rows settle nearly in order, so of a million rows that were
+read a few are pending, and each commit replaces the whole state, one small value.
 
 `sent` is a write-ahead intent: it is durable before the request is sent. Rows that are `sent`
 when a run starts were on the wire when the previous run was killed; they become unknown.
@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from bisect import bisect_right
 from collections import deque
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from math import inf
-from typing import Any, Literal, Self
+from collections.abc import Awaitable, Sequence
+from typing import Any, Self
 
 import msgspec
 
@@ -51,16 +49,17 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces.
 
     Attributes:
-        settled: intervals of row numbers.
-        sent: (number, line) of rows that are on the wire and not idempotent.
+        pending: numbers of the rows read that are not settled.
+        failed_unread: numbers of failed rows beyond those read, known from the file of failed rows.
+        read: number of rows read, in all runs.
         total: number of rows of the input; None while it is unknown.
         digest: of the rows read, to detect a changed input.
         failures: how much of the file of failed rows is counted in `failed`.
         retrying: rows of the renamed file of failed rows are pending.
     """
 
-    settled: list[tuple[int, int]] = msgspec.field(default_factory=list[tuple[int, int]])
-    sent: list[tuple[int, int]] = msgspec.field(default_factory=list[tuple[int, int]])
+    pending: list[int] = msgspec.field(default_factory=list[int])
+    failed_unread: list[int] = msgspec.field(default_factory=list[int])
     done: int = 0
     failed: int = 0
     skipped: int = 0
@@ -72,47 +71,82 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     complete: bool = False
 
 
+class Unknown(msgspec.Struct, frozen=True, kw_only=True):
+    """A row that may or may not have been executed.
+
+    Attributes:
+        number: of the row in the input, from 1.
+        line: where the row starts in the input.
+        row: its content.
+        reason: why its outcome is unknown.
+    """
+
+    number: int
+    line: int
+    row: Any
+    reason: str
+
+
+def read_unknown(record: tuple[int, int, bytes, str]) -> Unknown:
+    """Return the unknown row of one record of the table `intent`."""
+    number, line, row, reason = record
+    return Unknown(number=number, line=line, row=msgspec.json.decode(row), reason=reason)
+
+
 class JournalRowLog:
     """The `RowLog` of a push, kept in the journal.
 
     Attributes:
-        state: saved with the next commit; its lists are filled in when the commit starts.
-        settled: numbers of the rows that are not delivered again.
+        state: saved with the next commit; `pending` is filled in when the commit starts.
+        pending: numbers of the rows to deliver, as far as they were read.
+        unknown: numbers of the unknown rows.
         is_verified: the rows that were read are known to be unchanged.
         retried: failed rows that are delivered again, some of them edited.
     """
 
     def __init__(self, journal: Journal, state: PushState) -> None:
         self._journal, self.state = journal, state
-        self.settled = IntervalSet(state.settled)
+        self.pending = set(state.pending)
+        self.unknown: set[int] = set()
         self.is_verified = False
         self.retried = FailedRows()
-        self.unknowns = Unknowns(journal)
-        self._sent: dict[int, int] = {}
+        self._sent: set[int] = set()
+        self._changed: dict[int, tuple[int, int, bytes, str] | None] = {}
+        """Records of the table `intent` for the next commit, None for one to delete."""
         self._failures = DeadLetterFile(journal.path)
 
     @classmethod
     async def load(cls, journal: Journal) -> Self:
         """Return the row log stored in *journal*; an empty one for a new job."""
         found = await journal.state(PushState)
-        state = found or PushState()
-        log = cls(journal, state)
-        await log.unknowns.load()
+        log = cls(journal, found or PushState())
         journal.set_source(log._changes)
         if found is None:
             await journal.run(log._failures.begin)
         await log._load_retry()
-        for failure in await journal.run(log._failures.resume, state.failures):
-            # Written by the last run, which was killed before the commit that counts it.
-            if failure.number not in log.settled:
-                log.settled.add(failure.number)
-                state.failed += 1
-        for number, line in state.sent:
-            if number not in log.settled:
-                log.settled.add(number)
-                log.unknowns.add(number, line, None, _KILLED)
+        for failure in await journal.run(log._failures.resume, log.state.failures):
+            log._count_failure(failure.number)
+        for number, line, row, reason in await journal.read("SELECT * FROM intent"):
+            if reason or number in log.pending:
+                log.unknown.add(number)
+                log.pending.discard(number)
+                if not reason:
+                    log._changed[number] = (number, line, row, _KILLED)
+            else:
+                log._changed[number] = None
         await journal.saved()
         return log
+
+    def _count_failure(self, number: int) -> None:
+        """Count a row that failed in the last run, which was killed before the commit that does."""
+        state = self.state
+        if number in self.pending:
+            self.pending.remove(number)
+        elif number > state.read and number not in state.failed_unread:
+            state.failed_unread.append(number)
+        else:
+            return
+        state.failed += 1
 
     async def _load_retry(self) -> None:
         """Load the rows of a retry that was interrupted; remove the file of one that has ended."""
@@ -126,20 +160,26 @@ class JournalRowLog:
 
     async def retry_failed(self) -> None:
         """Make the failed rows pending; do nothing if that was done and not all have an outcome."""
-        state, failures, settled = self.state, self._failures, self.settled
+        state, failures = self.state, self._failures
         if state.retrying or not state.failed:
             return
         await self._journal.saved()
         failed = await self._journal.run(failures.read, False)
-        failures.check_retry(failed, state.failed, settled.__contains__)
-        for number in failed.numbers:
-            settled.discard(number)
+        failures.check_retry(failed, state.failed, self._is_settled)
+        self.pending.update(failed.numbers)
+        state.failed_unread = [each for each in state.failed_unread if each not in self.pending]
         state.failed -= len(failed.numbers)
         state.retrying, state.complete = True, False
         failures.forget()
         self.retried = failed
         await self._journal.saved()
         await self._journal.run(failures.begin_retry)
+
+    def _is_settled(self, number: int) -> bool:
+        state = self.state
+        return number not in self.pending and (
+            number <= state.read or number in state.failed_unread
+        )
 
     @property
     def done(self) -> int:
@@ -150,24 +190,26 @@ class JournalRowLog:
     def settled_count(self) -> int:
         """Number of rows with an outcome."""
         state = self.state
-        return state.done + state.failed + len(self.unknowns) + state.skipped
+        return state.done + state.failed + len(self.unknown) + state.skipped
 
     @property
     def failures(self) -> str | None:
         """Path of the file of failed rows, None without any."""
         return str(self._failures.path) if self.state.failed else None
 
-    # --- Outcomes -----------------------------------------------------------------------
+    async def unknown_rows(self) -> list[Unknown]:
+        """Return the unknown rows, ordered by number."""
+        await self._journal.saved()
+        sql = "SELECT * FROM intent WHERE reason <> '' ORDER BY number"
+        return [read_unknown(record) for record in await self._journal.read(sql)]
 
-    def current(self, row: Row) -> Row:
-        """Return *row*, or a row with its edited content; store it if it is unknown."""
-        row = self.retried.current(row)
-        self.unknowns.add_content(row)
-        return row
+    # --- Changes ------------------------------------------------------------------------
 
     def set_read(self, read: int, digest: str) -> None:
         """Note that *read* rows with *digest* were read, some of them for the first time."""
         state = self.state
+        self.pending.update(range(state.read + 1, read + 1))
+        self.pending.difference_update(state.failed_unread)
         state.read, state.digest, state.complete = read, digest, False
         if state.total is not None:  # rows may have been added since they were counted
             state.total = max(state.total, read)
@@ -175,43 +217,41 @@ class JournalRowLog:
     def record_intent(self, rows: Sequence[Row]) -> Awaitable[None]:
         """Record that *rows* are about to be sent; done when that is on disk."""
         for row in rows:
-            self._sent[row.number] = row.line
+            self._sent.add(row.number)
+            self._record(row, "")
         return self._journal.saved()
 
     def mark(
         self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
     ) -> None:
-        """See `RowLog`."""
-        state, had_intent = self.state, False
+        """See `RowLog`; the rows may be sent or unknown ones, whose records are removed."""
+        state, has_record = self.state, status == "unknown"
         for row in rows:
-            had_intent |= self._sent.pop(row.number, None) is not None
-            if status != "pending":
-                self.settled.add(row.number)
-            if status == "failed" and error is not None:
+            number = row.number
+            if number in self._sent or number in self.unknown:
+                has_record = True
+                self._changed[number] = None
+                self._sent.discard(number)
+                self.unknown.discard(number)
+            if status == "pending":
+                self.pending.add(number)
+            else:
+                self.pending.discard(number)
+            if status == "unknown" and error is not None:
+                self.unknown.add(number)
+                self._record(row, error_text(error))
+            elif status == "failed" and error is not None:
                 self._failures.add(describe(row, error))
-            elif status == "unknown" and error is not None:
-                self.unknowns.add(row.number, row.line, row.data, error_text(error))
-        if status == "done":
-            state.done += len(rows)
-        elif status == "skipped":
-            state.skipped += len(rows)
-        elif status == "failed":
-            state.failed += len(rows)
-        if had_intent:
+        if status in ("done", "failed", "skipped"):
+            setattr(state, status, getattr(state, status) + len(rows))
+        if has_record:
             self._journal.commit_now()
         elif status != "pending":
             # An idempotent row that is sent again after a crash does no harm.
             self._journal.commit_later()
 
-    def resolve(self, number: int, outcome: Literal["done", "pending", "skipped"]) -> None:
-        """Replace the outcome of the unknown row *number*."""
-        self.unknowns.remove(number)
-        if outcome == "done":
-            self.state.done += 1
-        elif outcome == "skipped":
-            self.state.skipped += 1
-        else:
-            self.settled.discard(number)
+    def _record(self, row: Row, reason: str) -> None:
+        self._changed[row.number] = (row.number, row.line, encode_row(row.data), reason)
 
     def finish(self) -> None:
         """Mark the job as complete: nothing is pending."""
@@ -220,108 +260,28 @@ class JournalRowLog:
 
     async def saved(self) -> None:
         """Save all outcomes at the end of a run, and what has changed in the job's identity."""
-        has_retried = self.state.retrying and all(
-            number in self.settled for number in self.retried.numbers
-        )
+        has_retried = self.state.retrying and self.pending.isdisjoint(self.retried.numbers)
         if has_retried:
             self.state.retrying = False
         await self._journal.finish()
         if has_retried:
             await self._journal.run(self._failures.end_retry)
 
-    # --- Saving -------------------------------------------------------------------------
-
     def _changes(self) -> Changes:
         state, failures = self.state, self._failures
-        state.settled = list(self.settled)
-        state.sent = list(self._sent.items())
+        state.pending = sorted(self.pending)
         write_failures = failures.take()
         state.failures = failures.mark
-        return Changes([*self.unknowns.take(), put_value("state", state)], write_failures)
+        statements = [put_value("state", state)]
+        changed, self._changed = self._changed, {}
+        if gone := [(number,) for number, record in changed.items() if record is None]:
+            statements.append(Statement("DELETE FROM intent WHERE number = ?", gone))
+        if kept := [record for record in changed.values() if record is not None]:
+            statements.append(Statement("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", kept))
+        return Changes(statements, write_failures)
 
 
-# --- Unknown rows: in a table, so that a person can read them ------------------------------
-
-
-class Unknown(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that may or may not have been executed.
-
-    Attributes:
-        number: of the row in the input, from 1.
-        line: where the row starts in the input.
-        row: its content; None until a resumed run has read the row again.
-        reason: why its outcome is unknown.
-    """
-
-    number: int
-    line: int
-    row: Any
-    reason: str
-
-
-class Unknowns:
-    """The unknown rows of a push; iterates over their numbers.
-
-    Changes are saved with the journal's next commit.
-    """
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._has_content: dict[int, bool] = {}
-        self._unsaved: list[Statement] = []
-
-    def __len__(self) -> int:
-        return len(self._has_content)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter([*self._has_content])
-
-    async def load(self) -> None:
-        """Load the numbers from the journal."""
-        self._has_content |= await self._journal.read("SELECT number, row NOT NULL FROM unknown")
-
-    async def all(self) -> list[Unknown]:
-        """Return all unknown rows, ordered by number."""
-        await self._journal.saved()
-        found = await self._journal.read("SELECT * FROM unknown ORDER BY number")
-        return [read_unknown(record) for record in found]
-
-    def add(self, number: int, line: int, data: Any, reason: str) -> None:
-        """Add row *number*; *data* is None if its content was not read yet."""
-        self._has_content[number] = data is not None
-        row = None if data is None else encode_row(data)
-        self._save("INSERT OR REPLACE INTO unknown VALUES (?, ?, ?, ?)", number, line, row, reason)
-
-    def add_content(self, row: Row) -> None:
-        """Add the content of *row*, which was read again, if it is missing."""
-        if not self._has_content.get(row.number, True):
-            self._has_content[row.number] = True
-            sql = "UPDATE unknown SET line = ?, row = ? WHERE number = ?"
-            self._save(sql, row.line, encode_row(row.data), row.number)
-
-    def remove(self, number: int) -> None:
-        """Remove row *number*: its outcome is known."""
-        del self._has_content[number]
-        self._save("DELETE FROM unknown WHERE number = ?", number)
-
-    def take(self) -> list[Statement]:
-        """Return the statements for all changes since the last call."""
-        statements, self._unsaved = self._unsaved, []
-        return statements
-
-    def _save(self, sql: str, *parameters: Any) -> None:
-        self._unsaved.append(Statement(sql, [parameters]))
-        self._journal.commit_now()
-
-
-def read_unknown(record: tuple[int, int, bytes | None, str]) -> Unknown:
-    """Return the unknown row of one record of the table `unknown`."""
-    number, line, row, reason = record
-    data = None if row is None else msgspec.json.decode(row)
-    return Unknown(number=number, line=line, row=data, reason=reason)
-
-
-# --- Pending rows ---------------------------------------------------------------------------------
+# --- Rows to deliver ------------------------------------------------------------------------------
 
 
 class PendingRows:
@@ -399,12 +359,11 @@ class PendingRows:
         log, before = self._log, self._read_before
         self._read += len(rows)
         self._digest.update(encode_rows(rows))
-        current = [log.current(row) for row in rows]
-        self._unsettled += [row for row in current if row.number not in log.settled]
         digest = self._digest.hexdigest()
         if self._read > before:
             log.set_read(self._read, digest)
-        elif not log.is_verified:
+        self._unsettled += [log.retried.current(row) for row in rows if row.number in log.pending]
+        if self._read <= before and not log.is_verified:
             if self._read < before:
                 return  # until the digest can be compared
             if digest != log.state.digest:
@@ -421,48 +380,3 @@ def _changed(source: Source, how: str) -> StateMismatchError:
         "or push the new one with another state file. If only failed rows were corrected, restore "
         "it, correct them in the file of failed rows, and give --retry-failed (retry_failed=True)",
     )
-
-
-# --- Row numbers ----------------------------------------------------------------------------
-
-
-class IntervalSet:
-    """A mutable set of integers, stored as sorted intervals that are neither adjacent nor overlap.
-
-    A million rows done in order are one interval. Iterates over the intervals, each as a pair of its
-    first and last number.
-    """
-
-    def __init__(self, intervals: Iterable[tuple[int, int]] = ()) -> None:
-        self._intervals: list[tuple[int, int]] = []
-        for first, last in intervals:
-            self.add(first, last)
-
-    def _place(self, number: int) -> int:
-        """Return the index of the last interval that begins at or before *number*, -1 if none does."""
-        return bisect_right(self._intervals, (number, inf)) - 1
-
-    def __contains__(self, number: int) -> bool:
-        place = self._place(number)
-        return place >= 0 and number <= self._intervals[place][1]
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self._intervals)
-
-    def add(self, first: int, last: int | None = None) -> None:
-        """Add *first*, or all numbers from *first* to *last*."""
-        last = first if last is None else last
-        intervals, start, end = self._intervals, self._place(first - 1), self._place(last + 1) + 1
-        if start < 0 or intervals[start][1] < first - 1:
-            start += 1
-        if start < end:
-            first, last = min(first, intervals[start][0]), max(last, intervals[end - 1][1])
-        intervals[start:end] = [(first, last)]
-
-    def discard(self, number: int) -> None:
-        """Remove *number* if it is present."""
-        if number in self:
-            place = self._place(number)
-            first, last = self._intervals[place]
-            parts = [(first, number - 1), (number + 1, last)]
-            self._intervals[place : place + 1] = [part for part in parts if part[0] <= part[1]]
