@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from random import random
 from typing import Generic, NamedTuple, TypeVar
 
@@ -76,13 +76,16 @@ class CircuitBreaker:
         if self._failing_since is None:
             self._failing_since = self._loop.time()
 
-    @asynccontextmanager
-    async def guard(self) -> AsyncGenerator[None]:
+    def guard(self) -> AbstractAsyncContextManager[None]:
         """Return a context to send in: entered at once, or as the next probe during an outage.
 
         Raises:
             BackfillStoppedError: the outage is longer than max_outage.
         """
+        return self._probe() if self.is_open else nullcontext()
+
+    @asynccontextmanager
+    async def _probe(self) -> AsyncGenerator[None]:
         while self.is_open:
             async with self._probing:
                 if self._failures < _THRESHOLD:  # the probe before this one succeeded
