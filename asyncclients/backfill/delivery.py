@@ -496,30 +496,22 @@ class Delivery:
         On the first error, or when cancelled, *stop* ends the supply of rows, nothing more is sent,
         and calls on the wire have `GRACE` seconds to finish.
         """
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        first_error: BaseException | None = None
-        running = self._to.concurrency
-
-        def on_end(task: Task[None]) -> None:
-            nonlocal first_error, running
-            running -= 1
-            error = CancelledError() if task.cancelled() else task.exception()
-            # `_drain` cancels tasks once `over` is done: those cancellations are not errors.
-            if first_error is None and not (over.done() and task.cancelled()):
-                first_error = error
-            if (error is not None or not running) and not over.done():
-                over.set_result(None)
-
-        # `asyncio.wait(return_when=FIRST_EXCEPTION)` ignores cancelled tasks.
-        tasks = [asyncio.create_task(work()) for _ in range(running)]
-        for task in tasks:
-            task.add_done_callback(on_end)
+        running = [asyncio.create_task(work()) for _ in range(self._to.concurrency)]
+        for task in running:
+            task.add_done_callback(_error_of)  # else asyncio logs the errors that come later
+        error: BaseException | None = None
         try:
-            await over
+            while running and error is None:
+                # `FIRST_EXCEPTION` ignores cancelled tasks.
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                ended = [task for task in running if task.done()]
+                running = [task for task in running if not task.done()]
+                errors = [found for task in ended if (found := _error_of(task)) is not None]
+                error = next(iter(errors), None)
         finally:
-            await self._drain([task for task in tasks if not task.done()], stop)
-        if first_error is not None:
-            raise first_error
+            await self._drain([task for task in running if not task.done()], stop)
+        if error is not None:
+            raise error
 
     async def _drain(self, running: list[Task[None]], stop: Callable[[], None]) -> None:
         """End the *running* tasks; those with a call on the wire may finish it."""
@@ -541,6 +533,11 @@ class Delivery:
                     "%d calls ignore their cancellation and are abandoned; their rows are unknown",
                     len(left),
                 )
+
+
+def _error_of(task: Task[Any]) -> BaseException | None:
+    """Return the error with which *task* has ended, a cancellation included."""
+    return CancelledError() if task.cancelled() else task.exception()
 
 
 def _missing(result: Any, prepared: Sequence[PreparedRow]) -> Collection[int]:

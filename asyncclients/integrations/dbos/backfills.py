@@ -64,7 +64,7 @@ from asyncclients.own_files import in_thread
 _log = logging.getLogger("asyncclients.backfill")
 
 _QUEUE = "asyncclients"
-_VERSION = "asyncclients-3"
+_VERSION = "asyncclients-4"
 """Version of the workflows; workers of another version do not run them."""
 _UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
 _POLL = 0.5

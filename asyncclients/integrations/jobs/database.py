@@ -34,11 +34,10 @@ _TABLES = (
         coerce BOOLEAN NOT NULL, total INTEGER
     )
     """,
-    # A batch of the rows of a push, with their content until it is done.
+    # A batch of the rows of a push: their content, until it is done; then its requests.
     """
     CREATE TABLE IF NOT EXISTS asyncclients_batches (
-        job TEXT, number INTEGER, rows BYTEA, requests INTEGER NOT NULL DEFAULT 0,
-        rejected INTEGER NOT NULL DEFAULT 0, quotas TEXT, PRIMARY KEY (job, number)
+        job TEXT, number INTEGER, rows BYTEA, counts TEXT, PRIMARY KEY (job, number)
     )
     """,
     # A row that was sent, and its outcome.

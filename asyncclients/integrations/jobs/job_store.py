@@ -24,7 +24,6 @@ from asyncclients.backfill.steps import BatchStatus, RowRecord, RowStatus, plain
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.jobs.database import Connection, Database, execute
 from asyncclients.paging import Page
-from asyncclients.ratelimit.quota import Quota
 
 _WORKER_LOST = "its worker stopped before the response was recorded"
 
@@ -110,8 +109,7 @@ class JobStore:
             """
             execute(connection, insert, job=job, **msgspec.structs.asdict(record))
             insert = """
-                INSERT INTO asyncclients_batches (job, number, rows, requests, rejected)
-                VALUES (:job, :number, :rows, 0, 0)
+                INSERT INTO asyncclients_batches (job, number, rows) VALUES (:job, :number, :rows)
             """
             if batches:
                 connection.execute(sa.text(insert), batches)
@@ -145,46 +143,33 @@ class JobStore:
     async def finish(self, job: str, number: int, counts: RequestCounts) -> None:
         """Mark batch *number* of *job* as finished: delete its rows and record *counts*."""
         sql = """
-            UPDATE asyncclients_batches
-            SET rows = NULL, requests = :requests, rejected = :rejected, quotas = :quotas
+            UPDATE asyncclients_batches SET rows = NULL, counts = :counts
             WHERE job = :job AND number = :number
         """
-        values = {
-            "requests": counts.requests,
-            "rejected": counts.rejected,
-            "quotas": msgspec.json.encode(counts.quotas).decode(),
-        }
-        await self._database.transact(
-            lambda connection: execute(connection, sql, job=job, number=number, **values)
-        )
+        values = {"job": job, "number": number, "counts": msgspec.json.encode(counts).decode()}
+        await self._database.transact(lambda connection: execute(connection, sql, **values))
 
     # --- Results ----------------------------------------------------------------------
 
     async def report(self, job: str) -> Report:
-        """Return the state of the push *job*; requests are those of the finished batches."""
-        record, counts = await self.find(job), await self.request_counts(job)
+        """Return the state of the push *job*, without its requests."""
+        record = await self.find(job)
         by_status = await self._database.transact(lambda connection: _row_counts(connection, job))
         return Report(
             done=by_status.get("done", 0),
             failed=by_status.get("failed", 0),
             unknown=by_status.get("unknown", 0),
             skipped=by_status.get("skipped", 0),
-            requests=counts.requests,
-            rejected=counts.rejected,
             total=record.total if record else None,
         )
 
     async def request_counts(self, job: str) -> RequestCounts:
         """Return the requests of the finished batches of *job*."""
-        sql = """
-            SELECT quotas, sum(requests), sum(rejected) FROM asyncclients_batches
-            WHERE job = :job AND quotas IS NOT NULL GROUP BY quotas
-        """
-        counts = RequestCounts()
-        for quotas, requests, rejected in await self._database.fetch(sql, job=job):
-            known = msgspec.json.decode(quotas, type=dict[str, tuple[Quota, ...]])
-            counts = counts.plus(RequestCounts(requests=requests, rejected=rejected, quotas=known))
-        return counts
+        sql = "SELECT counts FROM asyncclients_batches WHERE job = :job AND counts IS NOT NULL"
+        total = RequestCounts()
+        for (counts,) in await self._database.fetch(sql, job=job):
+            total = total.plus(msgspec.json.decode(counts, type=RequestCounts))
+        return total
 
     async def pulled(self, job: str) -> Report:
         """Return the state of the pull *job*; requests are its pages."""
