@@ -1,9 +1,8 @@
 """Open the files that the package writes without damaging files of other programs; lock states.
 
 * A path given by the user may be a symbolic link: its target is written.
-* A path derived from it (`.lock`, `.part`, `.failed.jsonl`, `.retry.jsonl`) is opened without
-  following links, must be a regular file, and is changed only if its content proves that the
-  package wrote it.
+* A path derived from it (`.lock`, `.part`, `.failed.jsonl`) is opened without following links, must
+  be a regular file, and is changed only if its content proves that the package wrote it.
 
 One run uses a state file at a time, whatever name the file is opened by:
 
@@ -53,8 +52,6 @@ T = TypeVar("T")
 _LOCK_SUFFIX = ".lock"
 FAILED_SUFFIX = ".failed.jsonl"
 """Suffix of the file of failed rows, appended to the name of the state file."""
-RETRY_SUFFIX = ".retry.jsonl"
-"""Suffix of that file while its rows are sent again."""
 _FLAGS = sum(
     getattr(os, name, 0)
     for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
@@ -437,7 +434,7 @@ def _in_use(state: Path, pid: int | None) -> StateInUseError:
 def files_of_state(state: Path) -> list[Path]:
     """Return the paths of all files that a job may write for *state*."""
     state = target_of(state)
-    suffixes = (_LOCK_SUFFIX, FAILED_SUFFIX, RETRY_SUFFIX, *SQLITE_SUFFIXES)
+    suffixes = (_LOCK_SUFFIX, FAILED_SUFFIX, *SQLITE_SUFFIXES)
     return [state, *(state.with_name(state.name + suffix) for suffix in suffixes)]
 
 

@@ -29,7 +29,6 @@ from asyncclients.backfill.state.sync_state import SyncState
 from asyncclients.errors import StateInUseError, StateMismatchError
 from asyncclients.own_files import (
     FAILED_SUFFIX,
-    RETRY_SUFFIX,
     check_companions,
     holder_of,
     target_of,
@@ -108,10 +107,9 @@ def copy_state(
             database.backup(target)
             with target:  # the copy has all of the `-wal` file in it
                 unmark_log(target)
-    for suffix in (FAILED_SUFFIX, RETRY_SUFFIX):
-        with suppress(FileNotFoundError):
-            source, target_path = (each.with_name(each.name + suffix) for each in (path, copy))
-            shutil.copyfile(source, target_path, follow_symlinks=False)
+    with suppress(FileNotFoundError):
+        failures, target_path = (each.with_name(each.name + FAILED_SUFFIX) for each in (path, copy))
+        shutil.copyfile(failures, target_path, follow_symlinks=False)
 
 
 class _State(NamedTuple):

@@ -174,7 +174,6 @@ async def test_retry_with_a_limit_is_continued(csv: Path, state: Path) -> None:
     report = await push(csv, vendor.take, state=state, limit=1, concurrency=1)
     assert (counts(report), vendor.numbers()) == ((4, 1, 0, 0), [0, 2, 3, 4])
     assert [row["row"]["n"] for row in failed(state)] == ["1"]
-    assert not state.with_name("push.db.retry.jsonl").exists()
     report = await push(csv, vendor.take, state=state)
     assert (counts(report), report.complete) == ((9, 1, 0, 0), True)
 
@@ -287,44 +286,38 @@ async def test_retry_leaves_rows_failed_whose_lines_were_deleted(csv: Path, stat
     assert Counter(vendor.numbers())[5] == 0
 
 
-@pytest.mark.parametrize("step", ["begin_retry", "end_retry"])
-async def test_retry_interrupted_at_a_renaming_is_continued(
-    csv: Path, state: Path, step: str, monkeypatch: pytest.MonkeyPatch
+async def test_retry_interrupted_before_its_file_is_removed_is_continued(
+    csv: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run killed before it renames or removes the file loses neither edits nor counts."""
+    """A run killed before it removes the file loses neither edits nor counts."""
     vendor = Vendor("2", "5")
     await push(csv, vendor.take, state=state)
     edit(state, lambda text: text.replace('"row 5"', '"corrected"'))
     vendor.rejected = {"2"}
 
     def die(file: DeadLetterFile) -> None:
-        if step == "begin_retry" or file.retry_path.exists():
-            raise OSError("died")
+        raise OSError("died")
 
     with monkeypatch.context() as patch:
-        patch.setattr(DeadLetterFile, step, die)
+        patch.setattr(DeadLetterFile, "begin", die)
         with pytest.raises(StateError, match="died"):
             await push(csv, vendor.take, state=state, retry_failed=True)
+    assert len(failed(state)) == 2
+    assert (read_status(state).failed, read_status(state).remaining) == (0, 2)
     report = await push(csv, vendor.take, state=state)
     assert counts(report) == (9, 1, 0, 0)
     assert [row["row"]["n"] for row in failed(state)] == ["2"]
     assert [row["name"] for row in vendor.held if row["n"] == "5"] == ["corrected"]
-    assert not state.with_name("push.db.retry.jsonl").exists()
 
 
-@pytest.mark.parametrize("kind", ["symlink", "file"])
-async def test_retry_leaves_a_foreign_file_with_its_name_alone(
-    csv: Path, state: Path, tmp_path: Path, kind: str
-) -> None:
-    """Another program's file with the name of the renamed file is reported and not touched."""
-    precious, derived = tmp_path / "precious", state.with_name("push.db.retry.jsonl")
-    precious.write_text("precious")
-    if kind == "symlink":
-        derived.symlink_to(precious)
-    else:
-        derived.write_text("precious")
-    vendor = Vendor()
-    with pytest.raises(StateMismatchError, match=r"retry\.jsonl"):
-        await push(csv, vendor.take, state=state)
-    assert vendor.held == []
-    assert (precious.read_text(), derived.read_text()) == ("precious", "precious")
+async def test_retry_keeps_the_edits_of_an_interrupted_one(csv: Path, state: Path) -> None:
+    """A second retry sends the rows that failed in the first, and the others as edited before it."""
+    vendor = Vendor("2", "5")
+    await push(csv, vendor.take, state=state)
+    edit(state, lambda text: text.replace('"row 5"', '"corrected"'))
+    await push(csv, vendor.take, state=state, retry_failed=True, limit=1, concurrency=1)
+    assert [row["row"]["n"] for row in failed(state)] == ["2"]
+    vendor.rejected.clear()
+    report = await push(csv, vendor.take, state=state, retry_failed=True)
+    assert counts(report) == (10, 0, 0, 0)
+    assert [row["name"] for row in vendor.held if row["n"] == "5"] == ["corrected"]

@@ -56,7 +56,10 @@ _MAX_LOG_SIZE = 4 * 2**20
 """Bytes of the `-wal` file above which its content is moved into the state file."""
 _NEEDS_LOG, _HAS_LOG = "needed", "applied"
 _TABLES = {
-    "push": {"intent": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT"},
+    "push": {
+        "intent": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT",
+        "edited": "number INTEGER PRIMARY KEY, row BLOB",
+    },
     "pull": {
         "keys": "number INTEGER PRIMARY KEY, keys BLOB NOT NULL, digests BLOB NOT NULL",
         "items": "number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, digest INTEGER NOT NULL, "

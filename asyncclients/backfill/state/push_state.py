@@ -15,8 +15,8 @@ read a few are pending, and each commit replaces the whole state, one small valu
 `sent` is a write-ahead intent: it is durable before the request is sent. Rows that are `sent`
 when a run starts were on the wire when the previous run was killed; they become unknown.
 
-A retry makes all failed rows pending in one commit and renames their file. The renamed file
-remains until each of them has an outcome again, because it may hold rows edited by a person.
+A retry makes all failed rows pending in one commit, which also stores the content of those that a
+person has edited, and removes their file.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 
 from asyncclients.backfill.delivery import RowStatus
+from asyncclients.backfill.files.csv import Cells
 from asyncclients.backfill.files.source import FileSource, Row, Source
 from asyncclients.backfill.state.journal import Changes, Journal, Statement, put_value
 from asyncclients.backfill.state.stored_rows import (
     DeadLetterFile,
-    FailedRows,
     Mark,
     describe,
     encode_row,
@@ -55,7 +55,7 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
         total: number of rows of the input; None while it is unknown.
         digest: of the rows read, to detect a changed input.
         failures: how much of the file of failed rows is counted in `failed`.
-        retrying: rows of the renamed file of failed rows are pending.
+        is_retried: the rows of the file of failed rows are pending again; it is to be removed.
     """
 
     pending: list[int] = msgspec.field(default_factory=list[int])
@@ -67,7 +67,7 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     total: int | None = None
     digest: str = ""
     failures: Mark = Mark()
-    retrying: bool = False
+    is_retried: bool = False
     complete: bool = False
 
 
@@ -101,7 +101,6 @@ class JournalRowLog:
         pending: numbers of the rows to deliver, as far as they were read.
         unknown: numbers of the unknown rows.
         is_verified: the rows that were read are known to be unchanged.
-        retried: failed rows that are delivered again, some of them edited.
     """
 
     def __init__(self, journal: Journal, state: PushState) -> None:
@@ -109,7 +108,8 @@ class JournalRowLog:
         self.pending = set(state.pending)
         self.unknown: set[int] = set()
         self.is_verified = False
-        self.retried = FailedRows()
+        self._edited: dict[int, Any] = {}
+        """Content of failed rows that are delivered again, as a person has edited it."""
         self._sent: set[int] = set()
         self._changed: dict[int, tuple[int, int, bytes, str] | None] = {}
         """Records of the table `intent` for the next commit, None for one to delete."""
@@ -121,9 +121,10 @@ class JournalRowLog:
         found = await journal.state(PushState)
         log = cls(journal, found or PushState())
         journal.set_source(log._changes)
-        if found is None:
-            await journal.run(log._failures.begin)
-        await log._load_retry()
+        if found is None or log.state.is_retried:
+            await log._remove_failures()
+        for number, row in await journal.read("SELECT number, row FROM edited"):
+            log._edited[number] = msgspec.json.decode(row)
         for failure in await journal.run(log._failures.resume, log.state.failures):
             log._count_failure(failure.number)
         for number, line, row, reason in await journal.read("SELECT * FROM intent"):
@@ -148,32 +149,31 @@ class JournalRowLog:
             return
         state.failed += 1
 
-    async def _load_retry(self) -> None:
-        """Load the rows of a retry that was interrupted; remove the file of one that has ended."""
-        run, failures = self._journal.run, self._failures
-        if not self.state.retrying:
-            await run(failures.end_retry)
-            return
-        if not self.state.failures.size:  # the last run may have been killed before it renamed it
-            await run(failures.begin_retry)
-        self.retried = await run(failures.read, True)
+    async def _remove_failures(self) -> None:
+        """Remove the file of failed rows: none of them has failed, as far as this state knows."""
+        await self._journal.run(self._failures.begin)
+        self.state.is_retried = False
+        await self._journal.saved()
 
     async def retry_failed(self) -> None:
-        """Make the failed rows pending; do nothing if that was done and not all have an outcome."""
-        state, failures = self.state, self._failures
-        if state.retrying or not state.failed:
+        """Make the failed rows pending, as they are in their file.
+
+        Raises:
+            StateMismatchError: the file cannot be used.
+        """
+        state = self.state
+        if not state.failed:
             return
         await self._journal.saved()
-        failed = await self._journal.run(failures.read, False)
-        failures.check_retry(failed, state.failed, self._is_settled)
-        self.pending.update(failed.numbers)
-        state.failed_unread = [each for each in state.failed_unread if each not in self.pending]
-        state.failed -= len(failed.numbers)
-        state.retrying, state.complete = True, False
-        failures.forget()
-        self.retried = failed
+        found = await self._journal.run(self._failures.read, state.failed, self._is_settled)
+        self.pending.update(found)
+        self._edited |= {number: row for number, row in found.items() if row is not msgspec.UNSET}
+        state.failed_unread = [each for each in state.failed_unread if each not in found]
+        state.failed -= len(found)
+        state.is_retried, state.complete = True, False
+        self._failures.mark = Mark()
         await self._journal.saved()
-        await self._journal.run(failures.begin_retry)
+        await self._remove_failures()
 
     def _is_settled(self, number: int) -> bool:
         state = self.state
@@ -202,6 +202,15 @@ class JournalRowLog:
         await self._journal.saved()
         sql = "SELECT * FROM intent WHERE reason <> '' ORDER BY number"
         return [read_unknown(record) for record in await self._journal.read(sql)]
+
+    def current(self, row: Row) -> Row:
+        """Return *row*, or a row with its edited content."""
+        if row.number not in self._edited:
+            return row
+        data = self._edited[row.number]
+        if isinstance(row.data, Cells) and isinstance(data, dict):
+            data = row.data.replaced(cast("dict[str, Any]", data))
+        return Row(row.number, row.line, data, is_edited=True)
 
     # --- Changes ------------------------------------------------------------------------
 
@@ -260,12 +269,7 @@ class JournalRowLog:
 
     async def saved(self) -> None:
         """Save all outcomes at the end of a run, and what has changed in the job's identity."""
-        has_retried = self.state.retrying and self.pending.isdisjoint(self.retried.numbers)
-        if has_retried:
-            self.state.retrying = False
         await self._journal.finish()
-        if has_retried:
-            await self._journal.run(self._failures.end_retry)
 
     def _changes(self) -> Changes:
         state, failures = self.state, self._failures
@@ -278,6 +282,9 @@ class JournalRowLog:
             statements.append(Statement("DELETE FROM intent WHERE number = ?", gone))
         if kept := [record for record in changed.values() if record is not None]:
             statements.append(Statement("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", kept))
+        if state.is_retried:
+            edited = [(number, encode_row(row)) for number, row in self._edited.items()]
+            statements.append(Statement("INSERT OR REPLACE INTO edited VALUES (?, ?)", edited))
         return Changes(statements, write_failures)
 
 
@@ -362,7 +369,7 @@ class PendingRows:
         digest = self._digest.hexdigest()
         if self._read > before:
             log.set_read(self._read, digest)
-        self._unsettled += [log.retried.current(row) for row in rows if row.number in log.pending]
+        self._unsettled += [log.current(row) for row in rows if row.number in log.pending]
         if self._read <= before and not log.is_verified:
             if self._read < before:
                 return  # until the digest can be compared

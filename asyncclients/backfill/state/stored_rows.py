@@ -5,8 +5,8 @@ surrogates are escaped; an object without a JSON form becomes its repr. For comp
 sets are sorted, and a repr that may differ between processes is rejected.
 
 The file of failed rows has JSON lines with each row, the error and the number of attempts. It can be
-used as the input of a push, which reads the rows in it. A retry of the failed rows renames it
-(`begin_retry`) and starts another one; a row that a person has edited in it is sent as edited.
+used as the input of a push, which reads the rows in it. A retry of the failed rows removes it; a row
+that a person has edited in it is sent as edited.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.files.csv import Cells
 from asyncclients.backfill.files.jsonl import row_checksum
 from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
@@ -36,7 +34,7 @@ from asyncclients.errors import (
     error_text,
     row_reason,
 )
-from asyncclients.own_files import FAILED_SUFFIX, RETRY_SUFFIX, ForeignFileError, open_own
+from asyncclients.own_files import FAILED_SUFFIX, ForeignFileError, open_own
 
 _UNSTABLE = re.compile(r" at 0x[0-9A-Fa-f]|\{")
 """Matches a repr with an address, or with a set, whose order may vary."""
@@ -186,22 +184,6 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     checksum: int = 0
 
 
-class FailedRows(NamedTuple):
-    """The numbers of the rows of the file, and the content of those that a person has edited."""
-
-    numbers: Sequence[int] = ()
-    edited: Mapping[int, Any] = {}
-
-    def current(self, row: Row) -> Row:
-        """Return *row*, or a row with its edited content."""
-        if row.number not in self.edited:
-            return row
-        data = self.edited[row.number]
-        if isinstance(row.data, Cells) and isinstance(data, dict):
-            data = row.data.replaced(cast("dict[str, Any]", data))
-        return Row(row.number, row.line, data, is_edited=True)
-
-
 class Mark(msgspec.Struct, frozen=True):
     """The part of the file whose rows a commit has counted: *size* bytes and their CRC-32."""
 
@@ -225,7 +207,6 @@ class DeadLetterFile:
 
     def __init__(self, state: Path) -> None:
         self.path = state.with_name(state.name + FAILED_SUFFIX)
-        self.retry_path = state.with_name(state.name + RETRY_SUFFIX)
         self.mark = Mark()
         self._waiting: list[bytes] = []
 
@@ -248,70 +229,51 @@ class DeadLetterFile:
             os.fsync(file.fileno())
 
     def begin(self) -> None:
-        """Remove a file left by an older state."""
+        """Remove the file, and start an empty one: the next commit counts no row of it."""
+        self.mark = Mark()
+        self._waiting.clear()
         _remove(self.path)
 
-    # --- Retry --------------------------------------------------------------------------
+    def read(self, failed: int, is_settled: Callable[[int], bool]) -> dict[int, Any]:
+        """Return the number of each row in the file, with its content if a person has edited that.
 
-    def read(self, retried: bool) -> FailedRows:
-        """Return the rows of the file, or with *retried* those of the renamed one."""
-        path = self.retry_path if retried else self.path
-        numbers: set[int] = set()
-        edited: dict[int, Any] = {}
+        The value of any other row is UNSET. Rows whose lines were deleted are left out.
+
+        Raises:
+            StateMismatchError: they are not some of the *failed* rows of the state.
+        """
+        found: dict[int, Any] = {}
         try:
-            with _open(path, os.O_RDONLY, "rb") as file:
+            with _open(self.path, os.O_RDONLY, "rb") as file:
                 for line, text in enumerate(file, 1):
                     if not text.strip():
                         continue
                     failure = _read(text)
-                    if failure is None or failure.number in numbers:
-                        raise StateMismatchError(
-                            f"{path}, line {line}: is not a failed row, or the second one with its "
-                            "number",
-                            file=str(path),
-                            advice='Correct the line: change only what is in "row". Without the '
-                            "line, its row stays failed",
+                    if failure is None or failure.number in found:
+                        raise self._unusable(
+                            f", line {line}: is not a failed row, or the second one with its number",
+                            'Correct the line: change only what is in "row". Without the line, its '
+                            "row stays failed",
                         )
-                    numbers.add(failure.number)
-                    if row_checksum(failure.row) != failure.checksum:
-                        edited[failure.number] = failure.row
+                    if not is_settled(failure.number):
+                        raise self._unusable(
+                            f" has row {failure.number}, which has not failed",
+                            "Delete its line; a row is sent again only if it has failed",
+                        )
+                    is_edited = row_checksum(failure.row) != failure.checksum
+                    found[failure.number] = failure.row if is_edited else msgspec.UNSET
         except FileNotFoundError:
             pass
-        return FailedRows(sorted(numbers), edited)
-
-    def check_retry(
-        self, found: FailedRows, failed: int, is_settled: Callable[[int], bool]
-    ) -> None:
-        """Raise `StateMismatchError` unless *found* are some of the *failed* rows."""
-        if not found.numbers or len(found.numbers) > failed:
-            problem = "has no row" if not found.numbers else f"has {len(found.numbers)} rows"
-            raise StateMismatchError(
-                f"{self.path} {problem}, but {failed} rows of this state have failed",
-                file=str(self.path),
-                advice="Restore the file: it has the rows to send again",
+        if not found or len(found) > failed:
+            raise self._unusable(
+                f" has {len(found) or 'no'} row{'s' if found else ''}, but {failed} rows of this "
+                "state have failed",
+                "Restore the file: it has the rows to send again",
             )
-        for number in found.numbers:
-            if not is_settled(number):
-                raise StateMismatchError(
-                    f"{self.path} has row {number}, which has not failed",
-                    file=str(self.path),
-                    advice="Delete its line; a row is sent again only if it has failed",
-                )
+        return found
 
-    def forget(self) -> None:
-        """Start with an empty file: the next commit counts no row of this one."""
-        self.mark = Mark()
-        self._waiting.clear()
-
-    def begin_retry(self) -> None:
-        """Rename the file, unless that was done; the commit that counts none of its rows is made."""
-        if not self.retry_path.exists():
-            with suppress(FileNotFoundError):
-                self.path.rename(self.retry_path)
-
-    def end_retry(self) -> None:
-        """Remove the renamed file: all its rows have an outcome."""
-        _remove(self.retry_path)
+    def _unusable(self, problem: str, advice: str) -> StateMismatchError:
+        return StateMismatchError(f"{self.path}{problem}", file=str(self.path), advice=advice)
 
     def resume(self, mark: Mark, *, drop: bool = False) -> list[DeadLetter]:
         """Return the failures after *mark*, which no commit has counted; with *drop*, remove them."""
