@@ -96,15 +96,10 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
         # Not a loop over `pages`, which a `break` would leave to be closed by the event loop.
-        number = self.start
-        path: Path | None = None
+        number, path = self.start, Path(self.vendor, self.operation)
         while True:
-            page = await self.fetch(number)
-            if page.number != number:
-                raise self._another(page, number)
-            if path is not None or not page.last:  # a list of one page repeats none
-                path = path or Path(self.vendor, self.operation)
-                path.go_on(page)
+            page = await self.page(number)
+            path.go_on(page)
             for item in page.items:
                 yield item
             if page.last:
@@ -131,10 +126,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
 
     async def page(self, number: int) -> Page[T_co]:
         """Return page *number*; raise `PaginationError` if the server sent another one."""
-        page = await self.fetch(number)
-        if page.number != number:
-            raise self._another(page, number)
-        return page
+        return self._checked(await self.fetch(number), number)
 
     def page_without_invalid_items(self, number: int, body: bytes) -> Page[T_co] | None:
         """Return page *number* without its invalid items; None if its *body* cannot be decoded at all."""
@@ -144,17 +136,17 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
             page = self.lenient_parser(body)
         except DecodeError:
             return None
-        if page.number != number:
-            raise self._another(page, number)
-        return page
+        return self._checked(page, number)
 
-    def _another(self, page: Page[Any], number: int) -> PaginationError:
-        return PaginationError(
-            f"asked for page {number} and got page {page.number}",
-            vendor=self.vendor,
-            operation=self.operation,
-            advice="The server repeats a page; the list was read no further",
-        )
+    def _checked(self, page: Page[T_co], number: int) -> Page[T_co]:
+        if page.number != number:
+            raise PaginationError(
+                f"asked for page {number} and got page {page.number}",
+                vendor=self.vendor,
+                operation=self.operation,
+                advice="The server repeats a page; the list was read no further",
+            )
+        return page
 
     def __repr__(self) -> str:
         return f"<Paginator from page {self.start}>"
@@ -182,33 +174,27 @@ class Path:
         Raises:
             PaginationError: its items are those of an earlier page, or too many are empty.
         """
-        if not page.items and not page.invalid_items:
-            self._count_empty(page)
-            return
-        self._empty = 0
+        self._empty = 0 if page.items or page.invalid_items else self._empty + 1
+        if self._empty >= MOST_EMPTY and not page.last:
+            raise self._error(
+                f"the last {self._empty} pages, up to page {page.number}, are empty, and the "
+                "server announces more"
+            )
         if not page.items:
             return
         for earlier in (self._before, self._kept):
             if earlier is not None and page.items == earlier.items:
-                raise PaginationError(
-                    f"page {page.number} has the same items as page {earlier.number}",
-                    vendor=self._vendor,
-                    operation=self._operation,
-                    advice="The server repeats pages; the pages before are good",
-                )
+                raise self._error(f"page {page.number} has the same items as page {earlier.number}")
         self._before = page
         if not self._left:
             self._kept = page
             self._left, self._kept_for = self._kept_for, 2 * self._kept_for
         self._left -= 1
 
-    def _count_empty(self, page: Page[Any]) -> None:
-        self._empty += 1
-        if self._empty >= MOST_EMPTY and not page.last:
-            raise PaginationError(
-                f"the last {self._empty} pages, up to page {page.number}, are empty, and the "
-                "server announces more",
-                vendor=self._vendor,
-                operation=self._operation,
-                advice="The pages before are good; the list cannot be read to its end",
-            )
+    def _error(self, problem: str) -> PaginationError:
+        return PaginationError(
+            problem,
+            vendor=self._vendor,
+            operation=self._operation,
+            advice="The pages before are good; the list cannot be read to its end",
+        )

@@ -64,15 +64,10 @@ class PagePrefetcher:
         *,
         lenient: bool = False,
     ) -> None:
-        self._paginator, self.prefetch, self._flow = paginator, prefetch, flow
+        self.paginator, self.prefetch, self._flow = paginator, prefetch, flow
         self._counter, self._breaker, self._is_lenient = counter, breaker, lenient
         self.start = paginator.start
         self._size = self.last = 0
-
-    @property
-    def path(self) -> Path:
-        """A new detector of repeated pages."""
-        return Path(self._paginator.vendor, self._paginator.operation)
 
     async def page(self, number: int) -> Page[Any]:
         """Return page *number*; retry during an outage of the vendor.
@@ -89,7 +84,7 @@ class PagePrefetcher:
                         page = await (
                             self._parse_leniently(number, unreadable)
                             if unreadable
-                            else self._paginator.page(number)
+                            else self.paginator.page(number)
                         )
                 except Exception as error:
                     unreadable += isinstance(error, DecodeError)
@@ -108,11 +103,11 @@ class PagePrefetcher:
         """Return page *number* without its unreadable items, after *unreadable* failed attempts."""
         with capture_responses() as responses:
             try:
-                return await self._paginator.page(number)
+                return await self.paginator.page(number)
             except DecodeError as error:
                 bad = error
         body = responses[-1].body if responses else b""
-        page = self._paginator.page_without_invalid_items(number, body)
+        page = self.paginator.page_without_invalid_items(number, body)
         if page is None and unreadable == _MAX_RETRIES and number <= self.last:
             lost = InvalidItem(raw=body, reason=bad.message, items=self._size)
             page = Page(items=(), number=number, last=number == self.last, invalid_items=[lost])
@@ -151,7 +146,7 @@ class _Prefetch:
         self._next_to_fetch = self._next_to_deliver = number
         self._is_last_reached = self._is_delivering = False
         self._results: dict[int, Page[Any] | Exception] = {}
-        self._path = reader.path
+        self._path = Path(reader.paginator.vendor, reader.paginator.operation)
         self._workers: set[asyncio.Task[None]] = set()
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._error: BaseException | None = None
@@ -258,22 +253,25 @@ async def read_list(
     reader: PagePrefetcher | SequentialReader,
     state: PullState,
     take: Take,
-    is_known: IsKnown,
-    may_miss_some: Callable[[], Awaitable[bool]],
+    is_known: IsKnown | None = None,
+    may_miss_some: Callable[[], Awaitable[bool]] | None = None,
 ) -> None:
     """Call *take* with the pages after the last one of *state*, a second time if some are missing.
 
-    *is_known* tells whether an item of a page was taken before, and *may_miss_some* whether the first
-    reading may have missed items.
+    *is_known* tells whether an item of a page was taken before; it is needed to resume.
+    *may_miss_some* tells whether the first reading may have missed items; by default *state* does.
     """
     if isinstance(reader, SequentialReader):
         await reader.read(state.page + (not state.has_keys), take)
     else:
-        await reader.read(await resume_at(reader, state, is_known), take)
-        if state.pass_number == 1 and state.has_keys and await may_miss_some():
-            # A second pass finds items that a shift moved to a page already read.
-            state.pass_number, state.page, state.total_shrank = 2, 0, False
-            await reader.read(reader.start, take)
+        start = await resume_at(reader, state, is_known) if is_known else reader.start
+        await reader.read(start, take)
+        if state.pass_number == 1 and state.has_keys:
+            missing = await may_miss_some() if may_miss_some else state.is_missing_some
+            if missing:
+                # A second pass finds items that a shift moved to a page already read.
+                state.pass_number, state.page, state.total_shrank = 2, 0, False
+                await reader.read(reader.start, take)
     state.unverified = state.doubts()
     state.read = True
 

@@ -115,10 +115,6 @@ class PullRun(ABC):
     def _keys_of(self, items: Sequence[Any]) -> list[str]:
         return self._item_keys.keys_of(items)
 
-    async def _may_miss_some(self) -> bool:
-        """Return whether the reading may have missed items, which a second one finds."""
-        return self._checkpoint.reading.is_missing_some
-
     # --- Reading -------------------------------------------------------------------------
 
     def _reader(self, source: Pages) -> PagePrefetcher | SequentialReader:
@@ -137,8 +133,8 @@ class PullRun(ABC):
                 await self._save()
 
     async def _read_list(self, source: Pages) -> None:
-        reader, reading = self._reader(source), self._checkpoint.reading
-        await read_list(reader, reading, self._take, self._is_known, self._may_miss_some)
+        reading = self._checkpoint.reading
+        await read_list(self._reader(source), reading, self._take, self._is_known)
 
     async def _is_known(self, page: Page[Any]) -> bool:
         return any(await self._checkpoint.known(self._keys_of(page.items)))

@@ -33,7 +33,7 @@ from typing import Any, cast
 import msgspec
 
 from asyncclients.backfill.files.sink import FileSink
-from asyncclients.backfill.prefetch import PagePrefetcher, Pages, resume_at
+from asyncclients.backfill.prefetch import PagePrefetcher, Pages, read_list, resume_at
 from asyncclients.backfill.pull_run import PullOptions, PullRun
 from asyncclients.backfill.report import Report
 from asyncclients.backfill.state.item_table import ItemTable, Known
@@ -124,7 +124,8 @@ class Refresh(PullRun):
     async def _read_list(self, source: Pages) -> None:
         current = self._table.current
         if not current.since:
-            await super()._read_list(source)
+            reader, reading = self._reader(source), current.reading
+            await read_list(reader, reading, self._take, self._is_known, self._may_miss_some)
             return
         assert isinstance(source, Paginator)
         assert source.newest_first is not None
@@ -158,8 +159,9 @@ class Refresh(PullRun):
 
     async def _may_miss_some(self) -> bool:
         """Return whether the reading may have missed items, which a second one finds."""
-        if self._table.reading.total is not None:
-            return await super()._may_miss_some()
+        reading = self._table.reading
+        if reading.total is not None:
+            return reading.is_missing_some
         # Without a count, an item that is not there any more looks like a hidden one.
         await self._save()
         return await self._table.count_missing() > 0

@@ -192,12 +192,6 @@ class RowReader:
             if start is not None and rows and all(_is_older(row, field, start) for row in rows):
                 raise _AllOlderError
 
-        async def is_known(_: Page[Any]) -> bool:
-            return False  # nothing is resumed
-
-        async def may_miss_some() -> bool:
-            return state.is_missing_some
-
         reader = PagePrefetcher(
             self._source,
             PREFETCH if start is None else 0,
@@ -206,7 +200,7 @@ class RowReader:
             CircuitBreaker(_MAX_OUTAGE),
             lenient=True,
         )
-        reading = asyncio.create_task(read_list(reader, state, take, is_known, may_miss_some))
+        reading = asyncio.create_task(read_list(reader, state, take))
         try:
             while not (reading.done() and queue.empty()):
                 getting = asyncio.create_task(queue.get())

@@ -8,7 +8,7 @@ columns depend on all items, is converted at that point.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
@@ -112,9 +112,9 @@ class FileSink:
         """All files that this sink may write."""
         return [self.path, self.part, temporary_of(self.path)]
 
-    async def _run(self, work: Awaitable[T]) -> T:
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         try:
-            return await work
+            return await in_thread(work, *arguments)
         except OSError as error:
             reason, file = error.strerror or str(error), error.filename or self.path
         raise BackfillStoppedError(
@@ -127,7 +127,7 @@ class FileSink:
         """Open the part file, empty or cut back to *position* bytes."""
         position = position if self.keeps_part else None
         try:
-            await self._run(in_thread(self._open, position))
+            await self._run(self._open, position)
         except BaseException:
             await self.close()
             raise
@@ -192,7 +192,7 @@ class FileSink:
     async def check_unchanged(self, mark: Mark | None) -> None:
         """Raise `StateMismatchError` unless the finished file has *mark*; None if it is unknown."""
         self.check_complete()
-        if mark is not None and await self._run(in_thread(_mark_of, self.path)) != mark:
+        if mark is not None and await self._run(_mark_of, self.path) != mark:
             raise StateMismatchError(
                 f"{self.path} was changed by something else since the last run with this state",
                 file=str(self.path),
@@ -250,11 +250,11 @@ class FileSink:
         assert self._file is not None
         lines, self._buffer = self._buffer, []
         self._position, self._buffered = self._position + self._buffered, 0
-        await self._run(in_thread(_write, self._file, lines, durable))
+        await self._run(_write, self._file, lines, durable)
 
     async def finish(self) -> None:
         """Rename or convert the part file to *path*."""
-        await self._run(in_thread(self._finish))
+        await self._run(self._finish)
 
     def _finish(self) -> None:
         if self._convert is not None:
