@@ -31,7 +31,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from itertools import islice, pairwise
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -293,23 +293,19 @@ class SyncInput:
 
     async def _duplicates(self, twice: set[int]) -> InputError:
         """Return the error for the first two rows with the same key, one of *twice*."""
-        numbers = {number for number, key in enumerate(self.keys, 1) if key in twice}
-        first: dict[int, tuple[Row, str]] = {}
-        async for rows in self.rows(lambda number: number in numbers):
-            for row in rows:
-                key = self.key_again(row)
-                earlier, other = first.setdefault(self.keys[row.number - 1], (row, key))
-                if earlier is row:
-                    continue
-                if key == other:
-                    what = f"have the key {key!r}"
-                else:
-                    what = f"have the keys {other!r} and {key!r}, which differ only in case or "
-                    what += "surrounding white space"
-                problem = f"lines {earlier.line} and {row.line} {what}"
-                advice = f"{len(twice):,} keys occur more than once. Leave one row for each"
-                return self._error(problem, row.line, advice)
-        return self._changed()
+        places: dict[int, list[int]] = {}
+        for number, key in enumerate(self.keys, 1):
+            if key in twice:
+                places.setdefault(key, []).append(number)
+        pair = min(places.values(), key=itemgetter(1))[:2]
+        first, second = await self._again(pair)
+        one, other = self._key_again(first), self._key_again(second)
+        what = f"have the key {one!r}"
+        if one != other:
+            what = f"have the keys {one!r} and {other!r}, which differ only in case or "
+            what += "surrounding white space"
+        advice = f"{len(twice):,} keys occur more than once. Leave one row for each"
+        return self._error(f"lines {first.line} and {second.line} {what}", second.line, advice)
 
     # --- Reading again ----------------------------------------------------------------------
 
@@ -332,13 +328,18 @@ class SyncInput:
 
     async def circle(self, numbers: Sequence[int]) -> InputError:
         """Return the error for the rows with *numbers*, which are below themselves."""
-        async for rows in self.rows(lambda number: number in numbers[:2]):
-            lines = " and ".join(str(row.line) for row in rows)
-            problem = f"line {lines}: a node cannot be below itself"
-            return self._error(problem, rows[0].line, "Correct the parents")
-        return self._changed()
+        rows = await self._again(numbers[:2])
+        lines = " and ".join(str(row.line) for row in rows)
+        problem = f"line {lines}: a node cannot be below itself"
+        return self._error(problem, rows[0].line, "Correct the parents")
 
-    def key_again(self, row: Row) -> str:
+    async def _again(self, numbers: Sequence[int]) -> list[Row]:
+        found = [row async for rows in self.rows(numbers.__contains__) for row in rows]
+        if len(found) < len(numbers):
+            raise self._changed()
+        return found
+
+    def _key_again(self, row: Row) -> str:
         """Return the key of *row*, which was examined before."""
         try:
             value = self.converter.convert(row.data, coerce=self.coerce)
@@ -435,33 +436,27 @@ class Tree:
     def set_levels(self) -> list[int]:
         """Compute the levels; return the numbers of rows that are their own ancestors."""
         rows = self._rows
-        waiting = {
-            number: rows.numbers.get(key_digest(parent))
-            for number, parent in rows.parents.items()
-            if rows.actions[number - 1] in _NEW
-        }
-        level, ready = 0, {number for number, parent in waiting.items() if parent not in waiting}
-        while ready:
-            self._levels.update(dict.fromkeys(ready, level))
-            waiting = {number: parent for number, parent in waiting.items() if number not in ready}
-            ready = {number for number, parent in waiting.items() if parent not in waiting}
-            level += 1
-        return sorted(waiting)
+        groups, circles = _levels(
+            {
+                number: rows.numbers.get(key_digest(parent))
+                for number, parent in rows.parents.items()
+                if rows.actions[number - 1] in _NEW
+            }
+        )
+        self._levels = {number: level for level, group in enumerate(groups) for number in group}
+        return circles
 
     async def parents_of(self, numbers: Iterable[int]) -> dict[int, str | None]:
         """Return the id of the parent of each row; None if the parent's row has no item."""
-        given = {
-            number: self._rows.parents[number] for number in numbers if number in self._rows.parents
-        }
-        digests = {number: key_digest(parent) for number, parent in given.items()}
+        parents = self._rows.parents
+        digests = {number: key_digest(parents[number]) for number in numbers if number in parents}
         known = await self._memory.items([*{*digests.values()}])
         found: dict[int, str | None] = {}
-        for number, parent in given.items():
-            digest = digests[number]
-            item = known.get(digest)
-            found[number] = parent if item is None else item.id
-            if item is None and digest in self._rows:
-                found[number] = None
+        for number, key in digests.items():
+            if key in known:
+                found[number] = known[key].id
+            else:
+                found[number] = None if key in self._rows else parents[number]
         return found
 
     def with_parent(self, value: Any, parent: str) -> Any:
@@ -469,14 +464,18 @@ class Tree:
         return msgspec.structs.replace(value, **{self._field or "": parent})
 
 
+def _levels(parents: Mapping[int, int | None]) -> tuple[list[list[int]], list[int]]:
+    """Return the nodes of *parents* in groups, parents first, and those in or below a circle."""
+    waiting, groups = dict(parents), list[list[int]]()
+    while group := [node for node, parent in waiting.items() if parent not in waiting]:
+        groups.append(group)
+        for node in group:
+            del waiting[node]
+    return groups, [*waiting]
+
+
 def deletion_order(items: Mapping[int, Item]) -> list[list[int]]:
     """Return the keys of *items* in groups, such that children are in groups before their parents."""
-    waiting = dict(items)
-    groups: list[list[int]] = []
-    while waiting:
-        parents = {item.parent for item in waiting.values()}
-        group = [key for key, item in waiting.items() if item.id not in parents] or [*waiting]
-        groups.append(group)
-        for key in group:
-            del waiting[key]
-    return groups
+    keys = {item.id: key for key, item in items.items()}
+    groups, circles = _levels({key: keys.get(item.parent) for key, item in items.items()})
+    return [group for group in (circles, *reversed(groups)) if group]

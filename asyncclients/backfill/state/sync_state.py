@@ -7,7 +7,7 @@
 | sync_intent | a create that is on the wire, or whose outcome is unknown                      |
 | rejected    | digest of a row that the vendor rejected, and the reason                       |
 | line        | digests of the lines and keys of the rows that agree with their items, in the  |
-|             | order of the input, many in each row                                           |
+|             | order of the input; one row                                                    |
 
 Keys and rows are stored as 64-bit digests, so that an item costs less than 100 bytes. An item without either digest was not in the vendor's list when it was last read.
 
@@ -31,7 +31,7 @@ from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark, descri
 _KNOWN = "id IS NOT NULL AND (sent IS NOT NULL OR listed IS NOT NULL)"
 _KILLED = "the run was killed before the response arrived"
 _PAGE = 5_000
-"""Items read from the journal at once, and lines in one of its rows."""
+"""Items read from the journal at once."""
 _NO_DIGEST = 0
 """Digest of no row."""
 
@@ -227,9 +227,7 @@ class SyncMemory:
         """Return the lines of the last run, none if they are not valid or had another *layout*."""
         found = RememberedLines(array("q"), array("q"))
         if layout and layout == self.state.layout:
-            for digests, keys in await self.journal.read(
-                "SELECT digests, keys FROM line ORDER BY number"
-            ):
+            for digests, keys in await self.journal.read("SELECT digests, keys FROM line"):
                 found.digests.frombytes(digests)
                 found.keys.frombytes(keys)
         return found
@@ -238,13 +236,9 @@ class SyncMemory:
 
     def remember_lines(self, layout: str, lines: RememberedLines) -> None:
         """Replace the lines by those of this run, whose changes are all saved."""
-        rows = [
-            (first, lines.digests[first : first + _PAGE].tobytes(), keys.tobytes())
-            for first in range(0, len(lines.keys), _PAGE)
-            if (keys := lines.keys[first : first + _PAGE])
-        ]
+        row = (lines.digests.tobytes(), lines.keys.tobytes())
         self._before.append(Statement("DELETE FROM line", [()]))
-        self._before.append(Statement("INSERT INTO line VALUES (?, ?, ?)", rows))
+        self._before.append(Statement("INSERT INTO line VALUES (0, ?, ?)", [row]))
         self.state.layout = layout
 
     def remember(self, key: int, item: Item) -> None:
