@@ -102,9 +102,6 @@ class AsyncClientsError(Exception):
         return f"{type(self).__name__}({self.message!r}{facts})"
 
 
-# --- Misuse --------------------------------------------------------------------
-
-
 class ConfigurationError(AsyncClientsError, ValueError):
     """A client, quota or pool has an argument that cannot work."""
 
@@ -136,9 +133,6 @@ class WrongEventLoopError(AsyncClientsError):
     _is_sentence = True
 
 
-# --- Time ---------------------------------------------------------------------
-
-
 class DeadlineExceededError(AsyncClientsError, TimeoutError):
     """The call could not finish before its deadline.
 
@@ -151,9 +145,6 @@ class DeadlineExceededError(AsyncClientsError, TimeoutError):
 
 class UploadError(AsyncClientsError, ValueError):
     """The source of an upload had more or fewer bytes than announced."""
-
-
-# --- Unusable responses ---------------------------------------------------------
 
 
 class PaginationError(AsyncClientsError):
@@ -178,9 +169,6 @@ class UnexpectedRedirectError(AsyncClientsError):
 
     location: str | None = None
     """Scheme, host and path of the target, without the query string."""
-
-
-# --- No response ----------------------------------------------------------------
 
 
 class NoResponseError(AsyncClientsError):
@@ -218,9 +206,6 @@ class OutcomeUnknownError(AsyncClientsError):
     """
 
 
-# --- Tokens ---------------------------------------------------------------------
-
-
 class TokenError(AsyncClientsError):
     """No access token could be obtained."""
 
@@ -231,9 +216,6 @@ class TokenRejectedError(TokenError):
 
 class TokenEndpointError(TokenError):
     """The token endpoint sent no usable response."""
-
-
-# --- Error responses ------------------------------------------------------------
 
 
 class StatusError(AsyncClientsError):
@@ -276,9 +258,6 @@ class RateLimitedError(StatusError):
 
 class ServerError(StatusError):
     """5xx: the vendor failed."""
-
-
-# --- Backfills --------------------------------------------------------------------
 
 
 class BackfillError(AsyncClientsError):

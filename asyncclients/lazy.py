@@ -27,7 +27,4 @@ def lazy(
         setattr(sys.modules[package], name, found)
         return found
 
-    def names() -> list[str]:
-        return sorted(exported)
-
-    return load, names, exported
+    return load, exported.copy, exported
