@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -28,7 +28,6 @@ from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_on_dbos
 from asyncclients.errors import AsyncClientsError, InputError
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
 _COMPLETE = "the pull was complete already; refresh it to update it, or delete {} to repeat it"
 
 
@@ -41,7 +40,7 @@ class Output:
     """the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS"""
     quiet: Switch = False
     """print nothing unless rows failed or are unknown"""
-    json: Json = False
+    json: Switch = False
     """print the result as JSON"""
 
 
@@ -190,7 +189,7 @@ def _print_all(jobs: Sequence[Job], results: Sequence[Result], output: Output) -
     return FAILED if not {FAILED, USAGE}.isdisjoint(codes) else max(codes, default=DONE)
 
 
-def status(state: Path, /, *, json: Json = False) -> int:
+def status(state: Path, /, *, json: Switch = False) -> int:
     """Show the progress of a pull, push or sync, and each row that may or may not have arrived.
 
     Args:

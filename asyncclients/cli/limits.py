@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from asyncclients.arguments import check_seconds
+from asyncclients.cli.options import Switch
 from asyncclients.cli.output import duration, show
 from asyncclients.cli.shared import LIMITS, from_environment, limits_store
 from asyncclients.cli.simulate import read_quota
@@ -33,7 +34,7 @@ class Options:
 
     limits: str = ""
     """the limit store of the processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS"""
-    json: Annotated[bool, Parameter(negative="")] = False
+    json: Switch = False
     """print the scopes as JSON"""
 
 

@@ -10,10 +10,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from cyclopts import Parameter
 
 from asyncclients.backfill import Plan, Progress, Report, SyncReport
 from asyncclients.backfill.steps import PushTarget
@@ -28,7 +27,7 @@ from asyncclients.cli.jobs import (
     table_of,
 )
 from asyncclients.cli.operations import Clients
-from asyncclients.cli.options import PullOptions, PushOptions, SyncOptions
+from asyncclients.cli.options import PullOptions, PushOptions, Switch, SyncOptions
 from asyncclients.cli.output import say
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store, open_pool
@@ -40,12 +39,7 @@ from asyncclients.own_files import open_own, replacing
 _SQLITE = "sqlite:///"
 
 
-async def worker(
-    *,
-    database_url: str = "",
-    limits: str = "",
-    quiet: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
+async def worker(*, database_url: str = "", limits: str = "", quiet: Switch = False) -> int:
     """Run the jobs that `run --engine dbos` adds to a database, until it is interrupted.
 
     Start any number of workers, on any machine, with the vendors' credentials in the environment.
