@@ -46,7 +46,6 @@ from asyncclients.backfill.files.source import (
     is_path,
     open_source,
 )
-from asyncclients.backfill.files.text import KnownLines
 from asyncclients.backfill.rows import RowConverter, check_mapped
 from asyncclients.backfill.state.stored_rows import digest
 from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
@@ -150,12 +149,13 @@ class SyncInput:
         async with self._opened(check=True) as source:
             self.layout = self._layout_of(source)
             self.remembered = await remember(self.layout)
-            known = KnownLines(self.remembered.digests)
-            async for block in _blocks(source, known):
-                if block.known:
-                    self._add_known(block.known, compare_listed=compare_listed)
-                else:
-                    self._add_new(block, on_invalid, compare_listed=compare_listed)
+            source.expect(self.remembered.digests)
+            while blocks := await source.blocks():
+                for block in blocks:
+                    if block.known:
+                        self._add_known(block.known, compare_listed=compare_listed)
+                    else:
+                        self._add_new(block, on_invalid, compare_listed=compare_listed)
             source.check_encoding()
         self.actions = self.agrees.replace(b"\1", bytes([Action.KEEP]))
         if 0 in self.agrees and (twice := await self.sort_keys()):
@@ -314,10 +314,11 @@ class SyncInput:
         if _version_of(self._source) != self._version:
             raise self._changed()
         lines = (line for number, line in enumerate(self.lines, 1) if line and not wanted(number))
-        known, ready = KnownLines(array("q", lines)), list[Row]()
+        ready: list[Row] = []
         async with self._opened() as source:
-            async for block in _blocks(source, known):
-                ready += [row for row in block.rows if wanted(row.number)]
+            source.expect(array("q", lines))
+            while blocks := await source.blocks():
+                ready += [row for block in blocks for row in block.rows if wanted(row.number)]
                 if ready and ready[-1].number > len(self.keys):
                     raise self._changed()
                 if len(ready) >= CHUNK:
@@ -391,13 +392,6 @@ class SyncInput:
             file=self.name,
             advice="Run again when it is complete; sent rows are not sent again",
         )
-
-
-async def _blocks(source: Source, known: KnownLines) -> AsyncIterator[Block]:
-    """Yield all rows of *source*, and the places of its *known* lines."""
-    while blocks := await source.blocks(known):
-        for block in blocks:
-            yield block
 
 
 def _version_of(source: Rows) -> tuple[int, ...] | None:

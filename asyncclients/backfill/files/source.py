@@ -29,7 +29,7 @@ import msgspec
 from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import ParquetReader
-from asyncclients.backfill.files.text import KnownLines, TextReader
+from asyncclients.backfill.files.text import TextReader
 from asyncclients.core.events import logger
 from asyncclients.errors import InputError, encodable, error_text
 from asyncclients.own_files import finish_before_cancel, in_thread, outcome_of
@@ -121,32 +121,38 @@ class FileSource:
         self.columns, self.coerce = file.columns, file.coerce
         self._path, self._file = path, file
         self._count = 0
+        self._lines: TextReader | None = None  # to be compared with known ones
         self._rows = iter(file)
-        self._encoding_error: InputError | None = None
 
     @property
     def has_lines(self) -> bool:
         """True if lines can be known."""
         return isinstance(self._file, TextReader)
 
+    def expect(self, digests: array[int]) -> None:
+        """Skip the lines with *digests*, those of an earlier file; see `TextReader.expect`."""
+        if isinstance(self._file, TextReader):
+            self._lines = self._file
+            self._lines.expect(digests)
+
     async def chunk(self) -> list[Row]:
         """Return the next rows; an empty list at the end."""
-        return [row for block in await self.blocks(None) for row in block.rows]
+        return [row for block in await self.blocks() for row in block.rows]
 
-    async def blocks(self, known: KnownLines | None) -> list[Block]:
-        """Return the next rows, without reading those in *known* lines; an empty list at the end."""
-        return await in_thread(self._blocks, known)  # a cancellation waits for the thread
+    async def blocks(self) -> list[Block]:
+        """Return the next rows, those in known lines by their places; an empty list at the end."""
+        return await in_thread(self._blocks)  # a cancellation waits for the thread
 
-    def _blocks(self, known: KnownLines | None) -> list[Block]:
+    def _blocks(self) -> list[Block]:
         blocks: list[Block] = []
-        lines = self._file if known is not None and isinstance(self._file, TextReader) else None
+        lines, read = self._lines, 0
         end_line = _SKIPPED_LINES + (0 if lines is None else lines.number)
-        read, end_size = 0, self._file.size + _CHUNK_BYTES
+        end_size = self._file.size + _CHUNK_BYTES
         while read < _CHUNK_ROWS and self._file.size <= end_size:
-            if lines is not None and known is not None:
+            if lines is not None:
                 if lines.number >= end_line:
                     break
-                if places := known.skip(lines):
+                if places := lines.skip_known():
                     blocks.append(Block(places, [], array("q")))
                     self._count += len(places)
                     continue
@@ -171,20 +177,21 @@ class FileSource:
         """
         if not self._path.is_file():  # a pipe can be read only once
             return None
-        total = 0
+        total, error = 0, None
         try:
             with closing(await _open(self._path)) as reader:
                 while found := await in_thread(reader.count, _COUNTED_ROWS):
                     total += found
-                self._encoding_error = reader.encoding_error()
+                error = reader.encoding_error()
         except InputError:
             return None
-        self.check_encoding()
+        if error is not None:
+            raise error
         return total
 
     def check_encoding(self) -> None:
-        """Raise `InputError` if no row that was read or counted, and is not ASCII, is UTF-8."""
-        if error := self._encoding_error or self._file.encoding_error():
+        """Raise `InputError` if no row that was read, and is not ASCII, is UTF-8."""
+        if error := self._file.encoding_error():
             raise error
 
     async def aclose(self) -> None:
@@ -246,7 +253,10 @@ class IterableSource:
             return [Row(number, number, data)]
         return []
 
-    async def blocks(self, _: KnownLines | None) -> list[Block]:
+    def expect(self, _: array[int]) -> None:
+        """Do nothing: the rows have no lines."""
+
+    async def blocks(self) -> list[Block]:
         """Return the next rows, some hundreds; an empty list at the end."""
         rows: list[Row] = []
         while len(rows) < _CHUNK_ROWS and (chunk := await self.chunk()):

@@ -127,6 +127,7 @@ class TextReader:
         self._ahead: list[str] = []
         self._digests = b""
         self._place = 0
+        self._known, self._end_of_known = b"", 0
         try:
             is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
             stream = cast("io.BufferedReader", gzip.GzipFile(fileobj=file) if is_gzip else file)
@@ -239,7 +240,34 @@ class TextReader:
     def _digest(self, line: str) -> bytes:
         return blake2b(self._bytes(line), digest_size=_SIZE).digest()
 
-    def next_digests(self) -> bytes:
+    def expect(self, digests: array[int]) -> None:
+        """Recognise the lines with *digests*, those of an earlier file, in the order in which it had them.
+
+        Each is recognised once at most, and none that is before one that was recognised. Lines
+        that have moved count as new.
+        """
+        self._known = digests.tobytes()
+
+    def skip_known(self) -> range:
+        """Skip the next lines as far as they are known; return their places in the earlier file."""
+        start = self._end_of_known
+        if start >= len(self._known) or not (found := self._next_digests()):
+            return range(0)
+        end = start + _WINDOW * _SIZE
+        while (place := self._known.find(found[:_SIZE], start, end)) % _SIZE and place >= 0:
+            start = place + 1  # across two digests
+        if place < 0:
+            return range(0)
+        count = _equal(found, self._known[place : place + len(found)])
+        for line in self._ahead[self._place : self._place + count]:
+            self.number += 1
+            if not line.isascii():
+                self._check_utf8(self.number, line)
+        self._place += count
+        self._end_of_known = place + count * _SIZE
+        return range(place // _SIZE, self._end_of_known // _SIZE)
+
+    def _next_digests(self) -> bytes:
         """Return the digests of some of the next lines, one after the other; none at the end."""
         if self._place == len(self._ahead):
             lines: list[str] = []
@@ -250,43 +278,6 @@ class TextReader:
             self._ahead, self._place = lines, 0
             self._digests = b"".join([self._digest(line) for line in lines])
         return self._digests[self._place * _SIZE :]
-
-    def skip(self, count: int) -> None:
-        """Skip *count* of the lines whose digests were returned last."""
-        skipped = self._ahead[self._place : self._place + count]
-        if not "".join(skipped).isascii():
-            for number, line in enumerate(skipped, self.number + 1):
-                if not line.isascii():
-                    self._check_utf8(number, line)
-        self._place += count
-        self.number += count
-
-
-class KnownLines:
-    """Digests of lines that are known, in the order of the file in which they were.
-
-    Each is recognised once at most, and none that is before one that was recognised. Lines that
-    have moved count as new.
-    """
-
-    def __init__(self, digests: array[int]) -> None:
-        self._digests = digests.tobytes()
-        self._next = 0
-
-    def skip(self, lines: TextReader) -> range:
-        """Skip the next of *lines* as far as they are known; return their places in *digests*."""
-        if self._next * _SIZE >= len(self._digests) or not (found := lines.next_digests()):
-            return range(0)
-        start, end = self._next * _SIZE, (self._next + _WINDOW) * _SIZE
-        while (place := self._digests.find(found[:_SIZE], start, end)) % _SIZE and place >= 0:
-            start = place + 1  # across two digests
-        if place < 0:
-            return range(0)
-        first = place // _SIZE
-        count = _equal(found, self._digests[place : place + len(found)])
-        lines.skip(count)
-        self._next = first + count
-        return range(first, self._next)
 
 
 def _equal(one: bytes, other: bytes) -> int:

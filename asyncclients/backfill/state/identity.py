@@ -16,7 +16,7 @@ from typing import Any, cast
 import msgspec
 from yarl import URL
 
-from asyncclients.backfill.rows import Renaming
+from asyncclients.backfill.rows import Renaming, unbound
 from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import StateMismatchError
@@ -160,11 +160,8 @@ def pull_job(source: Any, target: str, key: Any) -> JobIdentity:
 def name_of(target: Callable[..., Any]) -> str:
     """Return the name of *target* in the state file: its operation, or its qualified name."""
     endpoint = endpoint_of(target)
-    while isinstance(target, partial):
-        target = target.func
-    module = getattr(target, "__module__", "")
-    name = endpoint.operation if endpoint else getattr(target, "__qualname__", repr(type(target)))
-    return f"{module}.{name}"
+    target = unbound(target)
+    return _name(target) if endpoint is None else f"{target.__module__}.{endpoint.operation}"
 
 
 def _list_of(source: Any) -> tuple[str, object, Mapping[str, Any]]:
