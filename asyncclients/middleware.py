@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from dataclasses import dataclass
 from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -246,37 +247,33 @@ class QuotaMiddleware(ScopePool):
 quota_middleware = QuotaMiddleware
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Exchange:
     """One request and its response."""
 
-    def __init__(
-        self,
-        scope: Scope,
-        permit_request: PermitRequest,
-        request: aiohttp.ClientRequest,
-        listeners: tuple[Callback[Any], ...],
-    ) -> None:
-        self._scope, self._permit_request = scope, permit_request
-        self._request, self._listeners = request, listeners
-        self._permit: Permit | None = None
-        self._number = next(call_numbers)
+    scope: Scope
+    permit_request: PermitRequest
+    request: aiohttp.ClientRequest
+    listeners: tuple[Callback[Any], ...]
+    permit: Permit | None = None
 
     async def run(self, operation: str, handler: Handler) -> aiohttp.ClientResponse:
         """Return the response of *handler*; emits the events of a call with one attempt."""
+        call, name = next(call_numbers), None
         started = CallStarted(
-            call=self._number,
-            vendor=self._scope.vendor,
+            call=call,
+            vendor=self.scope.vendor,
             operation=operation,
-            method=self._request.method,
+            method=self.request.method,
             template="",
-            origin=str(self._request.url.origin()),
+            origin=str(self.request.url.origin()),
         )
-        emit(self._listeners, started)
-        deadline_at, name = self._permit_request.deadline_at, None
+        emit(self.listeners, started)
+        deadline_at = self.permit_request.deadline_at
         timeout = asyncio.timeout_at(deadline_at if deadline_at < math.inf else None)
         try:
             async with timeout:
-                return await self._send(handler)
+                return await self._send(call, handler)
         except BaseException as failure:
             error = failure
             if timeout.expired() and isinstance(failure, TimeoutError):
@@ -284,47 +281,44 @@ class _Exchange:
             name = type(error).__name__
             if not isinstance(error, AsyncClientsError):
                 raise
-            raise error.with_facts(vendor=self._scope.vendor, method=self._request.method) from None
+            raise error.with_facts(vendor=self.scope.vendor, method=self.request.method) from None
         finally:
-            attempts = int(self._permit is not None)
-            emit(self._listeners, CallEnded(call=self._number, attempts=attempts, error=name))
+            attempts = int(self.permit is not None)
+            emit(self.listeners, CallEnded(call=call, attempts=attempts, error=name))
 
-    async def _send(self, handler: Handler) -> aiohttp.ClientResponse:
-        scheduler, permit_request = self._scope.scheduler, self._permit_request
+    async def _send(self, call: int, handler: Handler) -> aiohttp.ClientResponse:
+        scheduler, permit_request = self.scope.scheduler, self.permit_request
         asked_at = scheduler.loop.time()
         permit = None
         if permit_request.deadline_at > asked_at:
             permit = scheduler.try_acquire(permit_request)
         if permit is None:
             permit = await scheduler.acquire(permit_request)
-        self._permit = permit
+        self.permit = permit
+        status = error = None
         try:
             waited = permit.sent_at - asked_at
-            emit(self._listeners, AttemptStarted(call=self._number, attempt=1, waited=waited))
-            response = await handler(self._request)
+            emit(self.listeners, AttemptStarted(call=call, attempt=1, waited=waited))
+            response = await handler(self.request)
         except BaseException as failure:
             scheduler.on_no_response(permit, was_sent=not never_sent(failure))
-            self._on_outcome(None, type(failure).__name__)
+            error = type(failure).__name__
             raise
         else:
-            info = parse_rate_limit_headers(response.status, response.headers)
+            status = response.status
+            info = parse_rate_limit_headers(status, response.headers)
             scheduler.on_response(permit, info)
-            self._on_outcome(response.status, None)
-            if info is not None and (info.is_rate_limited or info.unavailable):
-                self._scope.events.emit_pause(scheduler, unavailable=info.unavailable)
-            return response
         finally:
             scheduler.on_done()
-
-    def _on_outcome(self, status: int | None, error: str | None) -> None:
-        event = AttemptEnded(
-            call=self._number, attempt=1, status=status, error=error, request_id=None
-        )
-        emit(self._listeners, event)
+            ended = AttemptEnded(call=call, attempt=1, status=status, error=error, request_id=None)
+            emit(self.listeners, ended)
+        if info is not None and (info.is_rate_limited or info.unavailable):
+            self.scope.events.emit_pause(scheduler, unavailable=info.unavailable)
+        return response
 
     def _deadline_error(self) -> DeadlineExceededError:
-        if self._permit is None:
-            return self._scope.scheduler.expiry_error(self._permit_request)
+        if self.permit is None:
+            return self.scope.scheduler.expiry_error(self.permit_request)
         return DeadlineExceededError(
             "was sent and got no response before its deadline", advice="Allow a longer deadline"
         )
