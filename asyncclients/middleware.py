@@ -63,7 +63,7 @@ def _is_key(result: object) -> bool:
     return not isinstance(result, Awaitable)
 
 
-def _is_deadline(result: object) -> bool:
+def _is_deadline(result: Any) -> bool:
     is_number = isinstance(result, (int, float)) and not isinstance(result, bool)
     return result is None or (is_number and not math.isnan(result))
 

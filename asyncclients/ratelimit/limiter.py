@@ -422,11 +422,8 @@ class Limiter:
                 at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
         return at
 
-    def delay(self, now: float, demand: Demand = ONE, *, own: bool = False) -> Delay:  # noqa: ARG002
-        """Return the pause or the quota that delays a call of *demand* longest, from *now* on.
-
-        *own* leaves out what a limit store has reported; this limiter has none.
-        """
+    def delay(self, now: float, demand: Demand = ONE) -> Delay:
+        """Return the pause or the quota that delays a call of *demand* longest, from *now* on."""
         longest, name = max(now, self.feedback.paused_until), ""
         for group, quota in demand.quotas(self.quotas):
             at = self._window((group, quota), now).free_at(now, 0, demand.cost)

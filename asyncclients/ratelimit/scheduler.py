@@ -261,39 +261,31 @@ class Scheduler:
         eta, now = self.eta(1, request.priority, request.demand), self.loop.time()
         return _refusal(request, eta, self.limiter.delay(now, request.demand), now, is_over=True)
 
-    def refuse_late(self, delay: Delay, applies: Callable[[Priority, Demand], bool]) -> None:
-        """Fail the waiting calls to which *delay* applies and that it keeps past their deadline.
-
-        By a second at least: this is an estimate.
-        """
-        self._refuse(lambda call: delay if applies(call.priority, call.demand) else None)
-
-    def _refuse_delayed(self) -> None:
+    def refuse_late(self) -> None:
         """Fail the waiting calls that a pause or a used-up quota keeps past their deadline.
 
-        They are examined only if it is a second longer than when they were examined last.
+        By a second at least: this is an estimate. They are examined only if the delay is a second
+        longer than when they were examined last.
         """
+        if not self._deadlines:
+            return
         now = self.loop.time()
+        known: dict[Demand, float] = {}
         longer: dict[Demand, Delay] = {}
-        known = {demand: at for demand, at in self._delayed_until.items() if at > now}
         for demand in {*self._interactive.kinds, *self.background.kinds}:
-            delay = self.limiter.delay(now, demand, own=True)
-            if delay.until > known.get(demand, now) + _LATE_BY:
+            delay = self.limiter.delay(now, demand)
+            known[demand] = min(delay.until, max(now, self._delayed_until.get(demand, now)))
+            if delay.until > known[demand] + _LATE_BY:
                 longer[demand], known[demand] = delay, delay.until
-        if longer:
-            self._delayed_until = known
-            self._refuse(lambda call: longer.get(call.demand))
-
-    def _refuse(self, delay_of: Callable[[PermitRequest], Delay | None]) -> None:
-        now = self.loop.time()
-        for waiter, (request, place) in [*self._deadlines.items()]:
-            delay = delay_of(request)
-            if delay is None or waiter.done():
+        self._delayed_until = known
+        for waiter, (request, place) in [*self._deadlines.items()] if longer else ():
+            late = longer.get(request.demand)
+            if late is None or waiter.done():
                 continue
-            if delay.until > max(now, request.deadline_at) + _LATE_BY:
+            if late.until > max(now, request.deadline_at) + _LATE_BY:
                 del self._deadlines[waiter]
                 self._queues[request.priority].leave(*place)
-                waiter.set_exception(_refusal(request, delay.until - now, delay, now))
+                waiter.set_exception(_refusal(request, late.until - now, late, now))
 
     def _grants_before(self, own: int, priority: Priority) -> int:
         """Return the grants before that of a call with *own* calls of its class ahead."""
@@ -408,8 +400,7 @@ class Scheduler:
             self._count_rejection()
         self.limiter.on_response(permit, self.loop.time(), info)
         if self._interactive.kinds or self.background.kinds:
-            if self._deadlines:
-                self._refuse_delayed()
+            self.refuse_late()
             self.dispatch()
 
     def on_no_response(self, permit: Permit, *, was_sent: bool = True) -> None:
@@ -427,8 +418,7 @@ class Scheduler:
         """
         self._count_rejection()
         self.limiter.on_rate_limited(self.loop.time(), retry_after, permit)
-        if self._deadlines:
-            self._refuse_delayed()
+        self.refuse_late()
 
     def _count_rejection(self) -> None:
         self.rejected += 1

@@ -20,8 +20,7 @@ from asyncclients.stores.protocol import LeaseRequest, StoreUnavailableError
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.protocol import BacklogProtocol, ControlCallback
-    from asyncclients.ratelimit.quota import Priority
-    from asyncclients.stores.lease_state import LeaseState, Wait
+    from asyncclients.stores.lease_state import LeaseState
     from asyncclients.stores.protocol import Backend
 
 _RETRY_AFTER_ERROR = 0.05
@@ -127,10 +126,10 @@ class LeaseClient:
             response = await self._backend.apply(state.key, request)
             slots.acknowledge(arrived, request.released)
             control = state.control
-            wait = state.apply(request, response, demand, sent_at, self._loop.time())
+            state.apply(request, response, demand, sent_at, self._loop.time())
             if self._on_control is not None and state.control != control:
                 self._on_control(control, state.control, response.held / SECOND)
-            self._refuse_late(request, demand, wait)
+            self._queue.refuse_late()
         except StoreUnavailableError as error:
             self._on_failure(request, demand, sent_at, error)
         except ConfigurationError as error:  # fatal on first contact, an outage afterwards
@@ -164,21 +163,6 @@ class LeaseClient:
                     advice=f"{advice}; when_down='local' sends without it",
                 )
             )
-
-    def _refuse_late(self, request: LeaseRequest, demand: Demand, wait: Wait) -> None:
-        """Fail the waiting calls that cannot meet their deadline, according to a response.
-
-        The delay of a call of *demand* by a quota of all calls also applies to calls of the same
-        or a higher cost. The delay of an interactive call also applies to background calls.
-        """
-        state = self.state
-
-        def applies(priority: Priority, other: Demand) -> bool:
-            is_delayed = other is demand or (not wait.group and other.cost >= demand.cost)
-            return is_delayed and priority >= request.priority and not state.slots.held(other)
-
-        self._queue.refuse_late(state.pause(), lambda _priority, _demand: True)
-        self._queue.refuse_late(wait.delay, applies)
 
     async def aclose(self) -> None:
         """Send the last report and leave; in bounded time, whatever the store does."""

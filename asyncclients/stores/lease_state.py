@@ -354,8 +354,8 @@ class LeaseState:
         demand: Demand,
         sent_at: float,
         received_at: float,
-    ) -> Wait:
-        """Apply *response* to *request*, and return when calls of *demand* may be asked for again."""
+    ) -> None:
+        """Apply *response* to *request*, which asked for slots of *demand*."""
         self.last_response_at = received_at
         self._update_heartbeat(request, response, sent_at, received_at)
         self._check_epoch(request, response, received_at)
@@ -378,13 +378,12 @@ class LeaseState:
             until += self._random.random() * lease / 2
         self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
         delay = self._delay_of(request, response, demand, base)
-        wait = self._waits[demand] = Wait(until, response.waits_for, delay)
+        self._waits[demand] = Wait(until, response.waits_for, delay)
         self.asked_priority = request.priority
         self.log.on_response(received_at, ends_outage=self.outage.fallback is not None)
         self.outage.stop()
         self._learn_from_others(request, response, received_at)
         self.last = response
-        return wait
 
     def _update_heartbeat(
         self, request: LeaseRequest, response: LeaseResponse, sent_at: float, received_at: float

@@ -163,10 +163,8 @@ class SharedLimiter:
         interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
         return at + turns * self._state.last.contenders * interval
 
-    def delay(self, now: float, demand: Demand = ONE, *, own: bool = False) -> Delay:
-        """Return what delays a call of *demand* longest, from *now* on; *own*: without the store."""
-        if own:
-            return self._local.delay(now, demand)
+    def delay(self, now: float, demand: Demand = ONE) -> Delay:
+        """Return what delays a call of *demand* longest, from *now* on."""
         found = [self._local.delay(now, demand), self._state.pause()]
         if self._outage.fallback is None and not self.slots.held(demand):
             found.append(self._state.wait(demand, now).delay)
