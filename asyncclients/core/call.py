@@ -427,7 +427,8 @@ class Call(Generic[T]):
                     codec.check_body(response.body, endpoint.result_fields)
                 return cast("T", response)
             if endpoint.reader is not None:
-                return codec.read(response.body, endpoint.returns, endpoint.reader)
+                returns, reader = endpoint.returns, endpoint.reader
+                return codec.read(response.body, returns, reader, endpoint.result_fields)
             result: T = codec.decode(response.body, endpoint.returns)
         except DecodeError as caught:
             bad = caught

@@ -171,11 +171,16 @@ def _decode_leniently(body: bytes, cls: Any) -> Any:
     raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
 
 
-def read(body: bytes, cls: type[T], reader: Callable[[Any], T]) -> T:
+def read(
+    body: bytes, cls: type[T], reader: Callable[[Any], T], fields: frozenset[str] | None = None
+) -> T:
     """Return the *cls* that *reader* finds in the JSON of *body*, which is None if it is empty.
 
+    *fields* are those of a result, by default those of *cls*.
+
     Raises:
-        DecodeError: as `decode`, or *reader* raises a ValueError.
+        DecodeError: as `decode`, or *reader* raises a ValueError, or an empty list is beside an
+            error.
     """
     value = decode(body, Any)
     try:
@@ -183,7 +188,7 @@ def read(body: bytes, cls: type[T], reader: Callable[[Any], T]) -> T:
     except _UNREADABLE as bad:
         reason = str(bad)
     else:
-        check_body(body, _result_fields(cls))
+        check_body(body, (fields or _result_fields(cls)) if result else _NO_FIELDS)
         return result
     check_body(body, _NO_FIELDS)
     raise DecodeError(_describe(body, reason), advice=_decode_advice(body))

@@ -74,8 +74,9 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         max_batch_size: most rows that its method takes as one list; 0 if it takes one row.
         reader: returns the result from the decoded body, or from None for an empty one, if its
             JSON has another form than `returns`. It raises ValueError for what is no result.
-        result_fields: JSON fields of a result, for an endpoint that returns `Response`: a
-            body with `error` and none of them is an error. None accepts any body.
+        result_fields: JSON fields of a result, for an endpoint that has a `reader` (by default
+            those of `returns`) or returns `Response` (by default any): a body with `error` and
+            none of them is an error.
         takes: the struct that its method takes; None if it takes other arguments.
         cost: units of each quota that a call takes, at least 1.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,17 +35,13 @@ BODY_LIMIT = 64 * 1024
 
 
 class Summary:
-    """Exact counts of all requests to one vendor so far, by status as well.
-
-    `first_at` and `last_at` are loop times of arrivals, None without any.
-    """
+    """Exact counts of all requests to one vendor so far, by status as well."""
 
     def __init__(self, quota: tuple[float, float] | None) -> None:
         self._quota = quota
         self.rejected = 0
         self.by_status: Counter[int | None] = Counter()
-        self.first_at: float | None = None
-        self.last_at: float | None = None
+        self._first_at, self._last_at = math.inf, -math.inf
         self._credentials: set[str] = set()
         self._accepted = 0
 
@@ -60,10 +57,10 @@ class Summary:
         Between the first and the last arrival, with one full window at the start; 0 without a
         limit.
         """
-        if not self._quota or self.first_at is None or self.last_at is None:
+        if not self._quota or not self.arrivals:
             return 0.0
         limit, period = self._quota
-        allowed = limit * (1 + (self.last_at - self.first_at) / period)
+        allowed = limit * (1 + (self._last_at - self._first_at) / period)
         return self._accepted / (allowed * max(1, len(self._credentials)))
 
     def add(self, request: SandboxRequest) -> None:
@@ -73,8 +70,8 @@ class Summary:
         if request.credential:
             self._credentials.add(request.credential)
             self._accepted += not request.rejected
-        self.first_at = request.at if self.first_at is None else min(self.first_at, request.at)
-        self.last_at = request.at if self.last_at is None else max(self.last_at, request.at)
+        self._first_at = min(self._first_at, request.at)
+        self._last_at = max(self._last_at, request.at)
 
 
 class VendorServer:

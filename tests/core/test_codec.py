@@ -229,6 +229,19 @@ def test_reader_returns_the_result() -> None:
     with pytest.raises(DecodeError) as caught:
         codec.read(b'{"error": "no"}', Lenient, reader)
     assert caught.value.is_error_body
+    fields = frozenset({"other"})
+    assert codec.read(b'{"error": "partly", "other": 1}', Lenient, reader, fields) == Lenient(
+        some_id="a"
+    )
+
+
+def test_empty_list_beside_an_error_is_a_decode_error() -> None:
+    """A reader's empty list is a result only if the body reports no error."""
+    body = b'{"items": [], "errors": ["no"]}'
+    with pytest.raises(DecodeError) as caught:
+        codec.read(body, list[Any], lambda value: [*value["items"]])
+    assert caught.value.is_error_body
+    assert codec.read(b'{"items": []}', list[Any], lambda value: [*value["items"]]) == []
 
 
 def test_untyped_results_may_be_errors() -> None:

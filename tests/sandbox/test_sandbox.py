@@ -122,7 +122,6 @@ async def test_summary_counts_beyond_the_history() -> None:
     async with Sandbox({"intouch": (2, 1.0)}, history=3) as sandbox:
         key = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
         async with aiohttp.ClientSession(sandbox.url("intouch"), headers=key) as session:
-            start = asyncio.get_running_loop().time()
             for _ in range(5):
                 assert await statuses(session, "tags", 3) == [200, 200, 429]
                 await asyncio.sleep(1)
@@ -130,8 +129,6 @@ async def test_summary_counts_beyond_the_history() -> None:
         assert len(sandbox.requests("intouch")) == 3
         assert (summary.arrivals, summary.rejected) == (15, sandbox.rejected("intouch")) == (15, 5)
         assert summary.by_status == {200: 10, 429: 5}
-        assert summary.first_at == pytest.approx(start)
-        assert summary.last_at == pytest.approx(start + 4)
         assert summary.quota_use == pytest.approx(1.0)
 
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
@@ -100,8 +101,7 @@ class Collections(OrgResource):
     async def delete_item(self, collection_id: str, item_id: str) -> DataItem | None:
         """Delete a row and return it, or None if the response does not contain it."""
         request = DELETE_ITEM.request(org=self._org, collection_id=collection_id, item_id=item_id)
-        items = readable_items(await self._send(request))
-        return items[0] if items else None
+        return next(iter(readable_items(await self._send(request))), None)
 
     @operation(LIST_ITEMS)
     async def list_items(self, collection_id: str) -> list[DataItem]:
@@ -124,8 +124,7 @@ class Collections(OrgResource):
         request = INSERT.request(
             org=self._org, collection_id=collection_id, body=INSERT.as_object("data", data)
         )
-        items = readable_items(await self._send(request))
-        return items[0] if items else None
+        return next(iter(readable_items(await self._send(request))), None)
 
     @operation(UPLOAD_CSV)
     async def upload_csv(
@@ -201,7 +200,7 @@ class Events(OrgResource):
         Raises:
             ValueError: not exactly one id is given.
         """
-        params = _user(profile_id, master_id)
+        params = _ids(profileId=profile_id, masterId=master_id)
         if len(params) != 1:
             raise ValueError("give either profile_id or master_id")
         return await self._send(MATCHES.request(org=self._org, params=params))
@@ -227,25 +226,22 @@ class Segmentations(OrgResource):
         Raises:
             ValueError: not exactly one of these is given.
         """
-        params = _user(profile_id, master_id)
-        if source_id == "":
-            raise ValueError("an id must not be empty")
-        if source_id is not None and isinstance(profile, Mapping):
-            params |= {"sourceId": source_id, "profile": codec.encode(dict(profile)).decode()}
-        elif source_id is not None or profile is not None:
-            raise ValueError("source_id and profile, an object, go together")
+        params = _ids(profileId=profile_id, masterId=master_id, sourceId=source_id)
+        if isinstance(profile, Mapping):
+            params["profile"] = codec.encode(dict(profile)).decode()
+        elif profile is not None:
+            raise ValueError(f"profile must be an object, not {shown(profile)}")
         if params.keys() not in ({"profileId"}, {"masterId"}, {"sourceId", "profile"}):
             raise ValueError("give profile_id, or master_id, or source_id with profile")
         return await self._send(LATEST.request(org=self._org, params=params))
 
 
-def _user(profile_id: str | None, master_id: str | None) -> dict[str, str]:
-    """Return the query parameters that identify a user.
+def _ids(**given: str | None) -> dict[str, str]:
+    """Return the ids that are given.
 
     Raises:
         ValueError: an id is empty.
     """
-    given = {"profileId": profile_id, "masterId": master_id}
     if "" in given.values():
         raise ValueError("an id must not be empty")
     return {name: str(value) for name, value in given.items() if value is not None}

@@ -26,6 +26,7 @@ from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import CredentialSource, FilePath, Secret, sealed
 from asyncclients.vendors.totango.models import (
+    CREATED_FIELDS,
     LONGEST_CONTENT,
     Event,
     NamedItem,
@@ -48,6 +49,7 @@ CREATE_TOUCHPOINT = Endpoint(
     idempotency_note="a second request creates a duplicate",
     encoding="form",
     reader=read_created,
+    result_fields=CREATED_FIELDS,
     takes=NewTouchpoint,
 )
 UPDATE_TOUCHPOINT = Endpoint(

@@ -113,7 +113,7 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     note: JsonObject | None = None
 
 
-_CREATED = frozenset({"note_id", "event_id", "note", "id", "type", "note_content"})
+CREATED_FIELDS = frozenset({"note_id", "event_id", "note", "id", "type", "note_content"})
 
 
 def read_created(value: Any) -> Touchpoint:
@@ -126,8 +126,8 @@ def read_created(value: Any) -> Touchpoint:
         ValueError: any other object, which may name a job that has yet to run.
     """
     reply = {} if value is None else json_object(value)
-    if reply and not reply.keys() & _CREATED:
-        raise ValueError(f"expected one of {', '.join(sorted(_CREATED))}")
+    if reply and not reply.keys() & CREATED_FIELDS:
+        raise ValueError(f"expected one of {', '.join(sorted(CREATED_FIELDS))}")
     note = json_object(reply.get("note") or {})
     note_id = reply.get("note_id") or note.get("id") or note.get("note_id")
     is_event = bool(reply.keys() & {"type", "note_content"})

@@ -10,7 +10,13 @@ import pytest
 from asyncclients.core import codec
 from asyncclients.errors import DecodeError
 from asyncclients.vendors.totango import Event, NewTouchpoint, Touchpoint, TouchpointUpdate
-from asyncclients.vendors.totango.models import NamedItem, read_created, read_events, read_names
+from asyncclients.vendors.totango.models import (
+    CREATED_FIELDS,
+    NamedItem,
+    read_created,
+    read_events,
+    read_names,
+)
 
 # The manual's own example, 1461110400000, is this instant.
 EXAMPLE = datetime(2016, 4, 20, tzinfo=UTC)
@@ -26,7 +32,7 @@ EVENT = b"""{
 
 def created(reply: bytes) -> Touchpoint:
     """The touchpoint in the response to a create."""
-    return codec.read(reply, Touchpoint, read_created)
+    return codec.read(reply, Touchpoint, read_created, CREATED_FIELDS)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,7 @@ def test_created_touchpoint_reads_event() -> None:
     assert touchpoint.event_id == "4a0c13edzfacez3038zbb46z85f97f04238f"
     assert touchpoint.note is not None
     assert touchpoint.note["note_content"]["note_id"] == 47124
+    assert created(b'{"id": "e", "type": "note", "errors": ["not synced"]}').event_id == "e"
 
 
 @pytest.mark.parametrize(
