@@ -17,7 +17,7 @@ from aiohttp.payload import BytesPayload
 from asyncclients.core.network import NoTunnelError, never_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from aiohttp.client_middlewares import ClientMiddlewareType
     from aiohttp.client_proto import ResponseHandler
@@ -112,26 +112,20 @@ class EagerBodyRequest(aiohttp.ClientRequest):
 
     if sys.version_info < (3, 12):
 
-        def send(  # pyright: ignore[reportIncompatibleMethodOverride] - also a coroutine
-            self, conn: Connection
-        ) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             """Send the request; write a small body together with the headers."""
             body: Any = getattr(self, "_body", None)
+            protocol, content = conn.protocol, None
             # `isinstance` would call `ABCMeta.__instancecheck__`, which is Python code.
             if type(body) is BytesPayload and (body.size or 0) <= _SMALL_BODY:
                 try:
                     special = self._traces or self._continue or self.chunked or self.proxy
-                    _ = self._timer, self._session, body._value  # pyright: ignore[reportPrivateUsage]
+                    _ = self._timer, self._session
+                    content = None if special else body._value  # pyright: ignore[reportPrivateUsage]
                 except AttributeError:
-                    special = True  # this release of aiohttp has other private names
-                protocol = conn.protocol
-                if not (special or protocol is None or protocol.writing_paused):
-                    return self._send_at_once(protocol, body._value)  # pyright: ignore[reportPrivateUsage]
-            return aiohttp.ClientRequest.send(self, conn)  # `super()` costs 1,000 instructions
-
-        async def _send_at_once(
-            self, protocol: ResponseHandler, content: bytes
-        ) -> aiohttp.ClientResponse:
+                    content = None  # this release of aiohttp has other private names
+            if content is None or protocol is None or protocol.writing_paused:
+                return await aiohttp.ClientRequest.send(self, conn)
             writer = StreamWriter(protocol, self.loop)
             line = f"{self.method} {self.url.raw_path_qs} HTTP/1.1"
             await writer.write_headers(line, self.headers)

@@ -18,7 +18,6 @@ import io
 import math
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -67,7 +66,6 @@ Credential = Header | Callable[[float], Header | None] | None
 
 The function returns None if the credential has expired by then."""
 
-SendRequest = Callable[..., Awaitable[aiohttp.ClientResponse]]
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
 
@@ -237,21 +235,21 @@ class Attempt(TimedTask, eq=False):
         # The deadline includes the time in the queue; the timeout starts with the permit.
         deadline_at = self.permit_request.deadline_at
         deadline = None if deadline_at == math.inf else loop.call_at(deadline_at, self.expire)
-        middlewares = (*channel.outer, self, *channel.inner) if channel.inner else (self,)
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
-            send: SendRequest = session.request
-            if not (
+            method, url = request.method, request.url
+            if (
                 request.headers is GET_HEADERS  # `__call__` adds them
                 and deadline is None
                 and self.timeout >= _LONG_TIMEOUT
                 and not (channel.inner or channel.network)
             ):
-                send = partial(session.request, **self._arguments())
-            response = await send(
-                request.method, request.url, allow_redirects=False, middlewares=middlewares
-            )
+                response = await session.request(
+                    method, url, allow_redirects=False, middlewares=(self,)
+                )
+            else:
+                response = await session.request(method, url, **self._arguments())
             content = self._buffered_body(response, session, max_bytes)
             if content is None:
                 content = await _read_body(response, max_bytes)
@@ -304,7 +302,7 @@ class Attempt(TimedTask, eq=False):
                 headers[credential[0]] = credential[1].reveal()
             if own is GET_HEADERS:
                 headers[hdrs.ACCEPT] = JSON
-            if hdrs.COOKIE in headers and hdrs.COOKIE not in own:
+            if channel.inner and hdrs.COOKIE in headers and hdrs.COOKIE not in own:
                 del headers[hdrs.COOKIE]  # a borrowed session added it
             if self.on_sent is not None:
                 self.on_sent(permit.sent_at - asked_at)
@@ -324,12 +322,13 @@ class Attempt(TimedTask, eq=False):
             self.channel.timeouts.schedule(self, self.channel.scheduler.loop.time() + self.timeout)
 
     def _arguments(self) -> dict[str, Any]:
-        """Return the arguments of aiohttp's `request` that the defaults of our session differ from.
+        """Return the arguments of aiohttp's `request` that differ from the defaults of our session.
 
         No others, since each costs 500 instructions on its way through aiohttp.
         """
         request, channel = self.prepared, self.channel
-        found: dict[str, Any] = {**channel.network}
+        middlewares = (*channel.outer, self, *channel.inner)
+        found = {"allow_redirects": False, "middlewares": middlewares, **channel.network}
         if channel.inner:
             found["raise_for_status"], found["auto_decompress"] = False, True
         has_deadline = self.permit_request.deadline_at < math.inf
