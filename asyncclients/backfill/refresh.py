@@ -240,7 +240,7 @@ class Refresh(PullRun):
         """Write the changes, then the result, then record both."""
         table, sink, changes = self._table, self._sink, self._options.changes
         result = await table.compare()
-        reading = table.current.reading
+        reading = table.reading
         reading.unverified = await self._doubts(result)
         if changes is not None:
             await table.write_changes(changes)

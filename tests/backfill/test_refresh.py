@@ -30,7 +30,6 @@ from asyncclients import (
 )
 from asyncclients.backfill import Report, pull, read_status
 from asyncclients.backfill.files.parquet import pyarrow
-from asyncclients.backfill.state import item_table
 from asyncclients.backfill.state.item_table import ItemTable
 from asyncclients.backfill.state.journal import connect
 from asyncclients.cli.output import status_text
@@ -535,11 +534,11 @@ async def test_refresh_that_cannot_write_changes_leaves_no_open_file(
     await job.pull()
     job.server.items = [item(number, name="other") for number in range(50)]
 
-    def full(**_: Any) -> None:
+    def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(item_table, "Difference", full)
+        patch.setattr(ItemTable, "_key_of", full)
         with pytest.raises(StateError) as kept:
             await job.refresh()
     with closing(connect(job.state, "rw")) as database:

@@ -63,14 +63,6 @@ class Known(NamedTuple):
     seen: int
 
 
-class Difference(msgspec.Struct, frozen=True):
-    """A line of the file of changes: one difference between the result before and after."""
-
-    op: str
-    key: Any
-    item: msgspec.Raw
-
-
 class ItemTable(Checkpoint):
     """The items of one pull and the state of its refresh.
 
@@ -83,6 +75,7 @@ class ItemTable(Checkpoint):
         super().__init__(journal, state)
         self._key_fields = key_fields
         self.current = state.refresh or RefreshPass(number=state.passes)
+        self.reading = self.current.reading
         self._unsaved: dict[str, tuple[int, bytes | None]] = {}
         self._statements: list[Statement] = []
 
@@ -98,11 +91,6 @@ class ItemTable(Checkpoint):
         if state.complete:
             await journal.on_database(_import_pull, lines)
         return cls(journal, state, key_fields)
-
-    @property
-    def reading(self) -> PullState:
-        """How far the list was read by the current refresh."""
-        return self.current.reading
 
     @property
     def position(self) -> Any:
@@ -128,6 +116,7 @@ class ItemTable(Checkpoint):
             newest=watermark,
             reading=PullState(position=position, has_keys=True),
         )
+        self.reading = self.current.reading
         await self._open_reading(is_new=True)
         await self.save()
 
@@ -164,13 +153,13 @@ class ItemTable(Checkpoint):
         for key in keys:
             self.put(key, UNREADABLE)
 
-    async def save(self) -> None:
-        """Save everything so far; raises `StateError` if that fails."""
+    def take_unsaved(self) -> list[Statement]:
+        """Return the statements that save the items found since the last call."""
         found, number = self._unsaved.items(), self.current.number
         rows = [(key, digest, number, content) for key, (digest, content) in found]
         statements = [*self._statements, Statement(_PUT, rows)]
         self._unsaved, self._statements, self.unsaved_bytes = {}, [], 0
-        await self._save(statements)
+        return statements
 
     # --- The items -----------------------------------------------------------------------
 
@@ -249,9 +238,8 @@ class ItemTable(Checkpoint):
         with closing(differences), replacing(path) as file:
             for key, is_kept, is_new, content in differences:
                 op = ("added" if is_new else "changed") if is_kept else "removed"
-                item = msgspec.Raw(content or b"null")
-                line = Difference(op=op, key=self._key_of(key, content), item=item)
-                file.write(msgspec.json.encode(line) + b"\n")
+                found, item = self._key_of(key, content), msgspec.Raw(content or b"null")
+                file.write(msgspec.json.encode({"op": op, "key": found, "item": item}) + b"\n")
 
     def _key_of(self, key: str, content: bytes | None) -> Any:
         """Return the key in *content*; without one, that in the text *key*."""
@@ -268,7 +256,7 @@ class ItemTable(Checkpoint):
 
         *file* is the mark of the new file, None without one.
         """
-        state, current, reading = self.state, self.current, self.current.reading
+        state, current, reading = self.state, self.current, self.reading
         self._statements += [
             Statement(f"DELETE FROM items WHERE digest = 0 OR NOT {self._kept}", [()]),
             Statement("UPDATE items SET published = digest WHERE published IS NOT digest", [()]),

@@ -109,8 +109,7 @@ class Journal:
         self._lock, self._thread = lock, thread
         self._loop = asyncio.get_running_loop()
         self._database: sqlite3.Connection
-        self._collect = self._take_given
-        self._given = Changes(())
+        self._collect: Callable[[], Changes] = lambda: Changes(())
         self._is_committing = self._maybe_marked = False
         self._closed: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -188,18 +187,6 @@ class Journal:
     def set_source(self, collect: Callable[[], Changes]) -> None:
         """Set the function that returns the changes; called on the loop when a commit starts."""
         self._collect = collect
-
-    def _take_given(self) -> Changes:
-        given, self._given = self._given, Changes(())
-        return given
-
-    async def save(self, changes: Changes) -> None:
-        """Return when *changes* are on disk, also when cancelled; it may raise as `saved`.
-
-        Without `set_source` only, and one call at a time.
-        """
-        self._given = changes
-        await finish_before_cancel(self.saved())
 
     def commit_now(self) -> None:
         """Start a commit: there are changes."""

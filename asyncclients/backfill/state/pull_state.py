@@ -32,6 +32,7 @@ from asyncclients.backfill.state.stored_rows import (
     encode_row,
 )
 from asyncclients.errors import BackfillStoppedError, DecodeError
+from asyncclients.own_files import finish_before_cancel
 from asyncclients.paging import Page
 
 T = TypeVar("T")
@@ -79,12 +80,11 @@ class ItemKeys:
     """Computes the keys of items: a field, or the result of a function; else `uuid` or `id`."""
 
     def __init__(self, key: Key | None) -> None:
-        readers = [partial(_fields, name) for name in ((key,) if key else ("uuid", "id"))]
-        self._first, *self._others = readers
+        self._first, *self._others = (key,) if key else ("uuid", "id")
 
     def keys_of(self, items: Sequence[Any]) -> list[str]:
         """Return a line of text for each of *items* that identifies it in its list."""
-        keys = self._first(items)
+        keys = _fields(self._first, items)
         if are_lines(keys):
             return keys
         return [
@@ -94,10 +94,10 @@ class ItemKeys:
 
     def raw_keys(self, items: Sequence[Any]) -> list[Any]:
         """Return the value of the key field of each of *items*, None for items without one."""
-        keys = self._first(items)
-        for read in self._others:
+        keys = _fields(self._first, items)
+        for name in self._others:
             # Item by item: a key must not depend on the other items of its page.
-            pairs = zip(keys, read(items), strict=True)
+            pairs = zip(keys, _fields(name, items), strict=True)
             keys = [other if key is None else key for key, other in pairs]
         return keys
 
@@ -265,25 +265,23 @@ class Checkpoint(ABC):
 
     Attributes:
         state: the value that each save replaces.
+        reading: how far the list was read.
         unsaved_bytes: of items that wait for the next save.
     """
 
     def __init__(self, journal: Journal, state: PullState) -> None:
         self._journal, self.state = journal, state
+        self.reading = state
+        journal.set_source(self._changes)
         self._failures = DeadLetterFile(journal.path)
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self.unsaved_bytes = 0
 
     @property
-    @abstractmethod
-    def reading(self) -> PullState:
-        """How far the list was read."""
-
-    @property
-    @abstractmethod
     def position(self) -> Any:
         """The position of a sink that has the items; None if it has to start anew."""
+        return self.state.position
 
     @abstractmethod
     async def known(self, keys: Sequence[str]) -> list[bool]:
@@ -294,8 +292,20 @@ class Checkpoint(ABC):
         """Note that this reading has found the unreadable items with these *keys*."""
 
     @abstractmethod
+    def take_unsaved(self) -> list[Statement]:
+        """Return the statements that save the items added since the last call."""
+
     async def save(self) -> None:
-        """Save everything so far; raises `StateError` if that fails."""
+        """Save everything so far, also when cancelled; raises `StateError` if that fails."""
+        await finish_before_cancel(self._journal.saved())
+
+    def _changes(self) -> Changes:
+        write_failures, reading = self._failures.take(), self.reading
+        reading.failures = self._failures.mark
+        if not reading.complete:
+            reading.saved_at = time.time()
+            reading.seconds = self._loop.time() - self._started_at
+        return Changes([put_value("state", self.state), *self.take_unsaved()], write_failures)
 
     @property
     def failures(self) -> str:
@@ -348,14 +358,6 @@ class Checkpoint(ABC):
         self._started_at = self._loop.time() - reading.seconds - pause
         await self._journal.run(partial(self._failures.resume, reading.failures, drop=True))
 
-    async def _save(self, statements: Sequence[Statement]) -> None:
-        """Save the state, the unreadable items, and what *statements* change."""
-        write_failures, reading = self._failures.take(), self.reading
-        reading.failures = self._failures.mark
-        reading.saved_at, reading.seconds = time.time(), self._loop.time() - self._started_at
-        changes = Changes([put_value("state", self.state), *statements], write_failures)
-        await self._journal.save(changes)
-
 
 class SeenItems(Checkpoint):
     """The keys and digests of the items of a pull; in memory only a hash of each key."""
@@ -376,16 +378,6 @@ class SeenItems(Checkpoint):
         await items._open_reading(is_new=found is None)
         return items
 
-    @property
-    def reading(self) -> PullState:
-        """How far the list was read."""
-        return self.state
-
-    @property
-    def position(self) -> Any:
-        """The position of the sink at the last save."""
-        return self.state.position
-
     async def known(self, keys: Sequence[str]) -> list[bool]:
         """Return for each of *keys* whether it was added."""
         return [key in self._seen for key in keys]
@@ -403,8 +395,10 @@ class SeenItems(Checkpoint):
         """Note that the unreadable items with these *keys* were found."""
         self.add(keys, [UNREADABLE] * len(keys))
 
-    async def save(self) -> None:
-        """Save everything so far; raises `StateError` if that fails."""
-        rows = [(b"\n".join(self._new_keys), self._new_digests.tobytes())] if self._new_keys else []
+    def take_unsaved(self) -> list[Statement]:
+        """Return the statement that saves the items added since the last call."""
+        if not self._new_keys:
+            return []
+        row = b"\n".join(self._new_keys), self._new_digests.tobytes()
         self._new_keys, self._new_digests = [], array("q")
-        await self._save([Statement("INSERT INTO keys (keys, digests) VALUES (?, ?)", rows)])
+        return [Statement("INSERT INTO keys (keys, digests) VALUES (?, ?)", [row])]
