@@ -116,6 +116,24 @@ async def test_foreign_part_file_is_named(tmp_path: Path) -> None:
         await pull(one_page(), tmp_path / "out.csv", state=tmp_path / "s.db")
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+async def test_part_file_of_another_program_or_job_is_kept(tmp_path: Path, refresh: bool) -> None:
+    """A run that cannot use the part file leaves it, whether it refreshes or not."""
+    to, part, slow = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part", Slow()
+    part.write_text("half a download")
+    with pytest.raises(InputError, match="Move it away"):
+        await pull(one_page(), to, state=tmp_path / "s.db", refresh=refresh)
+    assert part.read_text() == "half a download"
+    part.unlink()
+    first = asyncio.create_task(pull(slow.pages(), to, state=tmp_path / "a.db"))
+    await slow.reached.wait()
+    with pytest.raises(StateInUseError, match="being written by another job"):
+        await pull(one_page(), to, state=tmp_path / "s.db", refresh=refresh)
+    slow.go_on.set()
+    assert (await first).done == 2
+    assert not part.exists()
+
+
 async def test_complete_pull_without_its_file_is_reported(tmp_path: Path) -> None:
     """A complete pull whose file is missing is an error."""
     to = tmp_path / "out.jsonl"

@@ -129,6 +129,7 @@ class FileSink:
         try:
             await self._run(self._open, position)
         except BaseException:
+            self.keeps_part = True  # the file may be that of another job or program
             await self.close()
             raise
         self._position = position or 0
