@@ -87,12 +87,13 @@ def read_jobs(path: Path) -> list[Job]:
             advice = "Write a path with / or in single quotes, as in 'C:\\data\\contacts.csv'"
         raise InputError(f"{path}: {words}", file=str(path), advice=advice) from None
     for one, other in combinations(jobs, 2):
-        if shared := _shared(one, other):
-            raise InputError(
-                f"{path}: two jobs, {one.name} and {other.name}, write the file {shared}",
-                file=str(path),
-                advice="Give each job its own `state` and `to`",
-            )
+        for mine, theirs in product(_written(one), _written(other)):
+            if are_same(mine, theirs):
+                raise InputError(
+                    f"{path}: two jobs, {one.name} and {other.name}, write the file {mine}",
+                    file=str(path),
+                    advice="Give each job its own `state` and `to`",
+                )
     return jobs
 
 
@@ -147,14 +148,6 @@ def _check_names(place: str, table: Mapping[str, Any], known: Sequence[str]) -> 
                 f"{place} has the unknown name {name!r}{did_you_mean(name, known)}; "
                 f"it may have: {', '.join(known)}"
             )
-
-
-def _shared(one: Job, other: Job) -> Path | None:
-    """Return a file that both jobs would write, or None."""
-    for mine, theirs in product(_written(one), _written(other)):
-        if are_same(mine, theirs):
-            return mine
-    return None
 
 
 def _written(job: Job) -> list[Path]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -18,6 +18,7 @@ from asyncclients.errors import encodable
 _VENDOR_MODULE = re.compile(r"^asyncclients\.vendors\.(\w+)\.client\.")
 """What precedes the resource in the stored name of an operation."""
 _ROWS = ("done", "failed", "unknown", "skipped")
+_CHANGES = ("created", "updated", "deleted", "unchanged", "missing")
 _DIFFERENCES = ("added", "changed", "removed", "unchanged")
 _COARSE = 10
 """Minutes; a longer duration is shown without its seconds."""
@@ -105,9 +106,7 @@ def _printable(text: str, encoding: str | None) -> str:
 
 def result_text(result: Report | SyncReport | Plan) -> str:
     """Return *result* as a few lines."""
-    if isinstance(result, Plan):
-        return _plan_text(result)
-    return sync_text(result) if isinstance(result, SyncReport) else _report_text(result)
+    return _plan_text(result) if isinstance(result, Plan) else _report_text(result)
 
 
 def _plan_text(plan: Plan) -> str:
@@ -141,39 +140,28 @@ def _counts(found: Any, *names: str) -> str:
     return ", ".join(f"{getattr(found, name):,} {name}" for name in names)
 
 
-def _of_run(report: Report | SyncReport) -> str:
+def _report_text(report: Report | SyncReport) -> str:
     use = f"{duration(report.seconds)}, {report.quota_use:.1%} of the quota"
-    return f"{_counts(report, 'requests', 'rejected')}, {use}"
-
-
-def _report_text(report: Report) -> str:
-    parts = [f"{_counts(report, *_ROWS)}; {_of_run(report)}"]
-    if report.added or report.changed or report.removed or report.unchanged:
-        parts.append(f"Refresh: {_counts(report, *_DIFFERENCES)}")
-    if not report.complete:
-        parts.append(
-            "Not complete: run the same command again to continue, without --limit to the end"
-        )
-    return "\n".join(
-        [*parts, *_rows_to_check(report), *(f"Not verified: {why}" for why in report.unverified)]
-    )
-
-
-def _rows_to_check(report: Report | SyncReport) -> Iterator[str]:
+    run = f"{_counts(report, 'requests', 'rejected')}, {use}"
+    if isinstance(report, SyncReport):
+        parts = [f"{_counts(report, *_CHANGES, *_ROWS[1:])}; {run}"]
+        if report.remaining:
+            parts.append(f"{report.remaining:,} changes remain: run the same command to continue")
+        notes = [f"Note: {warning}" for warning in report.warnings]
+    else:
+        parts = [f"{_counts(report, *_ROWS)}; {run}"]
+        if report.added or report.changed or report.removed or report.unchanged:
+            parts.append(f"Refresh: {_counts(report, *_DIFFERENCES)}")
+        if not report.complete:
+            parts.append(
+                "Not complete: run the same command again to continue, without --limit to the end"
+            )
+        notes = [f"Not verified: {why}" for why in report.unverified]
     if report.failures:
-        yield f"Failed rows, with the reason of each: {report.failures}"
+        parts.append(f"Failed rows, with the reason of each: {report.failures}")
     if report.unknown:
-        yield "Unknown rows may or may not have arrived: see `asyncclients status`"
-
-
-def sync_text(report: SyncReport) -> str:
-    """Return the report of a sync as a few lines."""
-    names = ("created", "updated", "deleted", "unchanged", "missing", *_ROWS[1:])
-    parts = [f"{_counts(report, *names)}; {_of_run(report)}"]
-    if report.remaining:
-        parts.append(f"{report.remaining:,} changes remain: run the same command to continue")
-    notes = (f"Note: {warning}" for warning in report.warnings)
-    return "\n".join([*parts, *_rows_to_check(report), *notes])
+        parts.append("Unknown rows may or may not have arrived: see `asyncclients status`")
+    return "\n".join(parts + notes)
 
 
 def _refresh_lines(found: Status) -> list[str]:
@@ -206,7 +194,7 @@ def status_text(found: Status) -> str:
     if found.sync is not None and found.planned is not None:
         creates, updates, deletions = found.planned
         plan = f"{creates:,} creates, {updates:,} updates, {deletions:,} deletions"
-        parts = [parts[0], f"Planned: {plan}", f"Last run: {sync_text(found.sync)}"]
+        parts = [parts[0], f"Planned: {plan}", f"Last run: {_report_text(found.sync)}"]
     elif found.failures:
         parts.append(f"Failed rows, with the reason of each: {found.failures}")
     for row in found.unknown_rows:

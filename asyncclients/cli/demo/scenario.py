@@ -21,7 +21,7 @@ from asyncclients import IntouchClient, SessionPool
 from asyncclients.backfill import Progress
 from asyncclients.cli.demo.jobs import DemoJob, OnProgress, push_jobs, send_at_random
 from asyncclients.cli.demo.naive import NaiveClient
-from asyncclients.cli.demo.records import DemoResult, pages_served
+from asyncclients.cli.demo.records import DemoResult, rows_served
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 
@@ -32,8 +32,6 @@ PULL = (
     *("pull", "intouch.contacts", "--to", "contacts.csv"),
     *("--share", SHARE, "--limits", QUOTAS),
 )
-PAGE = 25
-"""Contacts in a page of Intouch."""
 ROWS = {"intouch": 900, "totango": 48, "emma": 780, "intempt": 280, "digital_onboarding": 280}
 _FAST = 6
 """With `--fast`, the rows are divided by this."""
@@ -107,7 +105,7 @@ class Backfill:
 
     def done(self) -> int:
         """Return the number of rows that the vendor has sent."""
-        return min(self._total, PAGE * pages_served(self._sandbox))
+        return rows_served(self._sandbox, self._total)
 
     def found(self) -> list[str]:
         """Return the ids in the file that the pull wrote."""
@@ -170,10 +168,6 @@ class Scenario:
         """Return what the naive client's vendor recorded."""
         record = self.jobs[0].record(self.naive.sandbox, self.now)
         return msgspec.structs.replace(record, vendor="naive")
-
-    def naive_done(self) -> int:
-        """Return the number of rows that the naive client has read."""
-        return min(PAGE * pages_served(self.naive.sandbox), len(self.jobs[0].expected))
 
     def results(self) -> list[DemoResult]:
         """Return the figures of each vendor, then those of the naive client."""

@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from asyncclients.cli.demo.records import DemoResult
+from asyncclients.cli.demo.records import DemoResult, rows_served
 from asyncclients.cli.demo.scenario import PULL, SHARE, Scenario
 
 
@@ -15,17 +15,19 @@ def frame(scene: Scenario) -> RenderableType:
     """Return the progress of all jobs: 16 lines that fit in 60 columns."""
     intouch, *others = scene.jobs
     record, naive = scene.record(intouch), scene.naive_record()
+    total = len(intouch.expected)
+    read = rows_served(scene.naive.sandbox, total)
     lines: list[RenderableType] = [
         _line(
             f"{scene.seconds():.0f} s, mock vendors with their real limits on this machine", "bold"
         ),
         _line(""),
         _line(f"$ asyncclients {' '.join(PULL)}", "cyan"),
-        _bar("intouch", intouch.done(), len(intouch.expected), _counts(record)),
+        _bar("intouch", intouch.done(), total, _counts(record)),
         _line(f"  web requests, same key: {_waits(record)}"),
         _line(f"  {kill_text(scene)}", "yellow"),
         _line("The same by a naive client: aiohttp, semaphore, Retry-After", "cyan"),
-        _bar("naive client", scene.naive_done(), len(intouch.expected), _counts(naive)),
+        _bar("naive client", read, total, _counts(naive)),
         _line(f"  web requests, same key: {_waits(naive)}"),
         _line(""),
         _line("Meanwhile, a push and web requests for each other vendor", "cyan"),
