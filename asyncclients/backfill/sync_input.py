@@ -29,7 +29,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from itertools import islice, pairwise
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -222,12 +222,10 @@ class SyncInput:
             rows_again = cast("Iterable[object]", source)
             if iter(rows_again) is not rows_again:
                 return
-        rows, kept = await open_source(source), list[Any]()
-        try:
+        kept: list[Any] = []
+        async with aclosing(await open_source(source)) as rows:
             while chunk := await rows.chunk():
                 kept += [row.data for row in chunk]
-        finally:
-            await rows.aclose()
         self._source = kept
 
     def _add_valid(self, rows: list[Row]) -> list[Row | None]:
@@ -350,31 +348,24 @@ class SyncInput:
 
     def values(self, rows: Sequence[Row]) -> list[Row]:
         """Return *rows* with their values; raise `InputError` if one is not that of the first pass."""
-        converter = self.converter
         try:
-            found = [
-                Row(row.number, row.line, converter.convert(row.data, coerce=self.coerce))
-                for row in rows
-            ]
+            data = [self.converter.convert(row.data, coerce=self.coerce) for row in rows]
         except Exception:  # noqa: BLE001 - the user's map may raise anything
             raise self._changed() from None
-        digests = [self.digests[row.number - 1] for row in rows]
-        if row_digests(found) != digests:
+        found = [Row(row.number, row.line, value) for row, value in zip(rows, data, strict=True)]
+        if row_digests(found) != [self.digests[row.number - 1] for row in rows]:
             raise self._changed()
         return found
 
     @asynccontextmanager
     async def _opened(self, *, check: bool = False) -> AsyncGenerator[Source]:
         """Open the input; *check*: that the columns are there."""
-        source = await open_source(self._source)
-        try:
+        async with aclosing(await open_source(self._source)) as source:
             self.name, self.coerce = source.name, source.coerce
             if check:
                 self.converter.check(source)
                 self._check_key(source.columns)
             yield source
-        finally:
-            await source.aclose()
 
     def _check_key(self, columns: Sequence[str] | None) -> None:
         key = self._target.key

@@ -375,10 +375,8 @@ class Sync:
             changes: list[Row] = []
             for row, value in zip(found, rows.values(found), strict=True):
                 number, key = row.number, rows.keys[row.number - 1]
-                change = Change(
-                    Action(actions[number - 1]), key, rows.key_of(value.data, row.data), row
-                )
-                change.digest, change.new = rows.digests[number - 1], value.data
+                name, action = rows.key_of(value.data, row.data), Action(actions[number - 1])
+                change = Change(action, key, name, row, rows.digests[number - 1], value.data)
                 if self._fails(change, parents.get(number, "")):
                     continue
                 item = items.get(key)
@@ -398,14 +396,11 @@ class Sync:
 
         After a kill the next run changes them again, even if the input is that of the run before.
         """
-        known = [
-            row.data.key for row in changes if row.data.action in (Action.UPDATE, Action.DELETE)
-        ]
-        if not known:
-            return
-        for key in known:
-            self._memory.doubt(key, items[key])
-        await self._memory.journal.saved()
+        sent = [row.data for row in changes if row.data.action in (Action.UPDATE, Action.DELETE)]
+        for change in sent:
+            self._memory.doubt(change.key, items[change.key])
+        if sent:
+            await self._memory.journal.saved()
 
     def _fails(self, change: Change, parent: str | None) -> bool:
         """Record the failure of a row that is not sent; return False for any other."""
@@ -440,8 +435,7 @@ class Sync:
             changes: list[Row] = []
             for key, item in items.items():
                 row = Row(0, 0, {"id": item.id})
-                change = Change(Action.DELETE, key, item.id or "", row)
-                change.item_id = item.id
+                change = Change(Action.DELETE, key, item.id or "", row, item_id=item.id)
                 changes.append(Row(0, 0, change))
             await self._doubt(changes, items)
             yield changes
