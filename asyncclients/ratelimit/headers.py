@@ -13,8 +13,8 @@ All of them are parsed into one `RateLimitInfo`:
   fields, current IETF draft). A field that is not valid (RFC 9651) is ignored as a whole.
 
 Dates are compared with the response's `Date`, or with the local clock if it has none.
-Values outside the grammar count as missing: `inf`, `1e9`, `-5`, full-width digits. Valid
-values may still be absurd (a year); the limiter decides about those.
+Values outside the grammar count as missing. Valid ones may be absurd (a year); the limiter
+decides about those.
 """
 
 from __future__ import annotations
@@ -228,18 +228,12 @@ def _policies(
 
 
 def _count(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text.isdecimal() and text.isascii() and len(text) <= 12:
-        return int(text)
     # Older drafts allow `100, 100;w=60`: the first item is the current limit.
-    found = _COUNT.fullmatch(text.split(",", 1)[0].strip())
+    found = _COUNT.fullmatch((text or "").split(",", 1)[0].strip())
     return int(found[1]) if found else None
 
 
 def _reset(text: str, headers: MultiMapping[str], clock: Callable[[], float]) -> float | None:
-    if text.isdecimal() and text.isascii() and len(text) <= 9:
-        return float(text)
     text = text.strip()
     if _TIME_OR_SECONDS.fullmatch(text):
         value = float(text)
@@ -282,8 +276,7 @@ def parse_list(text: str) -> list[tuple[str, dict[str, str]]] | None:
 
     None if *text* is invalid or has an inner list, which no rate limit header has.
     """
-    found = _members(text, _ITEM)
-    if found is None:
+    if (found := _members(text, _ITEM)) is None:
         return None
     return [
         (item[1], {name: value or "?1" for name, value in _PARAMETER.findall(item[2])})
@@ -302,14 +295,12 @@ def _members(text: str, member: re.Pattern[str]) -> list[re.Match[str]] | None:
     found: list[re.Match[str]] = []
     at = 0
     while text:
-        match = member.match(text, at)
-        if match is None:
+        if (match := member.match(text, at)) is None:
             return None
         found.append(match)
         if match.end() == len(text):
             break
-        comma = _COMMA.match(text, match.end())
-        if comma is None:
+        if (comma := _COMMA.match(text, match.end())) is None:
             return None
         at = comma.end()
     return found

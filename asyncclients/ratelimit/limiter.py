@@ -392,8 +392,7 @@ class Limiter:
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well. Calls sent before count, as far as they are remembered."""
-        if quota not in self.quotas:
-            self.replace((*self.quotas, quota), now)
+        self.replace((*self.quotas, quota), now)
 
     def replace(self, quotas: Iterable[Quota], now: float) -> None:
         """Obey *quotas* in place of the present ones. Calls sent before count as in `add`."""
@@ -440,8 +439,7 @@ class Limiter:
 
     def used(self, group: str, quota: Quota, now: float) -> int:
         """Return how many units of the calendar quota this process's calls hold at *now*."""
-        window = self._counters.get((group, quota))
-        return window.held(now) if window is not None else 0
+        return self._window((group, quota), now).held(now)
 
     def is_idle(self, now: float) -> bool:
         """Return True if no slot is held and no pause is in force.

@@ -110,9 +110,8 @@ class InFlightLimit:
 class InteractiveForecast:
     """Predicts how many interactive calls the rest of the current window will have.
 
-    The prediction is the count of the previous window, less the calls of this one. It is 0
-    after a window without interactive calls, so that a backfill at night gets the whole
-    quota, and after a window with a single one, which can wait for the next slot.
+    As many as the previous window had, less those of this one; 0 if it had none, so that a
+    backfill at night gets the whole quota, or a single one, which can wait for the next slot.
 
     Attributes:
         count: slots that interactive calls have taken in the current window.
@@ -216,8 +215,7 @@ class Scheduler:
         """
         if self._closed is not None:
             raise self._closed.with_facts()
-        has_deadline = request.deadline_at < math.inf
-        if has_deadline:
+        if has_deadline := request.deadline_at < math.inf:
             self._check_deadline(request)
         waiter: asyncio.Future[Permit] = self.loop.create_future()
         queue = self._queues[request.priority]
@@ -449,13 +447,12 @@ class Scheduler:
 
     @property
     def has_unexplained_rejections(self) -> bool:
-        """Return whether the vendor rejects more calls than the calls of this scope explain.
+        """Whether the vendor rejects more calls than the calls of this scope explain.
 
         Rejections in the first period of the longest quota do not count, because calls of an
         earlier process may cause them, nor does a share that an inexact arrival bound costs.
         """
-        expected = max(_FEW_REJECTIONS, _EXPECTED_REJECTIONS * self.sent)
-        return self._rejected_later > expected
+        return self._rejected_later > max(_FEW_REJECTIONS, _EXPECTED_REJECTIONS * self.sent)
 
     @property
     def paused_for(self) -> float:
