@@ -348,3 +348,9 @@ class Fields(msgspec.Struct, metaclass=_FieldsMeta, frozen=True, kw_only=True):
     Raises:
         TypeError: a field is unknown or missing.
     """
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of a struct that a method makes of its arguments; errors name its fields alone."""
+
+    label = ""

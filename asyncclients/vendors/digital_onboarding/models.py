@@ -8,13 +8,13 @@ in `extra` here and top-level keys on the wire.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object, to_plain
-from asyncclients.core.endpoint import Fields
+from asyncclients.core.endpoint import Body, Fields
 
 Text = str | None | UnsetType
 
@@ -162,10 +162,8 @@ _NOT_EXTRA = {*NewContact.__struct_fields__, *_READ_ONLY, "journey", "contacts"}
 _FIELDS = {*Contact.__struct_fields__} - {"extra", "journey_template_id"}
 
 
-class NewContacts(msgspec.Struct, frozen=True, kw_only=True):
+class NewContacts(Body, frozen=True, kw_only=True):
     """Body of a batch."""
-
-    label: ClassVar[str] = ""
 
     contacts: list[NewContact]
 
@@ -174,10 +172,8 @@ class NewContacts(msgspec.Struct, frozen=True, kw_only=True):
         return {"contacts": [contact.to_wire() for contact in self.contacts]}
 
 
-class NewJourney(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NewJourney(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Body of a journey; the path has its template."""
-
-    label: ClassVar[str] = ""
 
     contact: NewContact
     owner_id: str | UnsetType = UNSET

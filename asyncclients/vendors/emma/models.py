@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from asyncclients.core.codec import JsonObject, from_reply
 from asyncclients.core.constraints import AnyOf, Constraint
-from asyncclients.core.endpoint import Fields
+from asyncclients.core.endpoint import Body, Fields
 
 _MARK = "@D:"
 
@@ -56,10 +56,8 @@ def _required(quote: str) -> Constraint:
     return Constraint("a text that is not empty", quote, Annotated[str, Meta(min_length=1)])
 
 
-class NewType(msgspec.Struct, frozen=True, kw_only=True):
+class NewType(Body, frozen=True, kw_only=True):
     """Body of a touchpoint type."""
-
-    label: ClassVar[str] = ""
 
     type_name: Annotated[str, _required("Required. The type of the touchpoint.")]
     display_name: Annotated[
@@ -116,10 +114,8 @@ class NewTouchpoint(Fields, frozen=True, kw_only=True, omit_defaults=True):
         msgspec.structs.force_setattr(self, "touchpoint_timestamp", Timestamp.of(time))
 
 
-class NewTouchpoints(msgspec.Struct, frozen=True, kw_only=True):
+class NewTouchpoints(Body, frozen=True, kw_only=True):
     """Body of a create: at most ten."""
-
-    label: ClassVar[str] = ""
 
     touchpoints: list[NewTouchpoint]
 

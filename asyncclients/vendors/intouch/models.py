@@ -8,14 +8,14 @@ manual specifies version 4 UUIDs, but all its samples are version 1.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import JsonObject, PhpObject, empty_array_as_object
 from asyncclients.core.constraints import Constraint, choice, text
-from asyncclients.core.endpoint import Fields
+from asyncclients.core.endpoint import Body, Fields
 
 T = TypeVar("T")
 
@@ -89,10 +89,8 @@ _CONTACT_FIELDS = "email first_name last_name phone_number language status creat
 _SORTED = "Not all properties can be sorted, each [endpoint] will define what type"
 
 
-class ListQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ListQuery(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Query of any list."""
-
-    label: ClassVar[str] = ""
 
     sort_by: str | None = None
     order: _Order | None = None
@@ -142,10 +140,8 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     updated_at: datetime | None = None
 
 
-class NewTag(Fields, frozen=True, kw_only=True):
+class NewTag(Body, frozen=True, kw_only=True):
     """Body of a tag; `name` has at most 255 characters."""
-
-    label: ClassVar[str] = ""
 
     name: _Name
 
@@ -249,10 +245,8 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     __post_init__ = empty_array_as_object("custom_fields")  # type: ignore[misc]  # no `def`
 
 
-class NewRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NewRecord(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Body of a record; the keys of `data` are the program's field names."""
-
-    label: ClassVar[str] = ""
 
     data: dict[str, Any]
     meta: dict[str, Any] | UnsetType = UNSET
