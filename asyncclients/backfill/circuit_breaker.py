@@ -12,16 +12,15 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from random import random
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
+from asyncclients.backfill.files.source import Row
 from asyncclients.errors import (
     AsyncClientsError,
     BackfillStoppedError,
     ForbiddenError,
     error_text,
 )
-
-T = TypeVar("T")
 
 _THRESHOLD = 5
 """Failed calls in a row that open the circuit."""
@@ -45,7 +44,7 @@ class CircuitBreaker:
         self._max_outage = max_outage
         self._failures = self._failed_probes = 0
         self._failing_since: float | None = None
-        self._last_error = self.cause = ""
+        self.cause = ""
         self._probing = asyncio.Lock()
         self.successes = 0
 
@@ -71,8 +70,7 @@ class CircuitBreaker:
     def on_failure(self, error: BaseException) -> None:
         """Count a call without a response, or with one that does not depend on its rows."""
         self._failures += 1
-        self._last_error = error_text(error)
-        self.cause = error.message if isinstance(error, AsyncClientsError) else self._last_error
+        self.cause = error.message if isinstance(error, AsyncClientsError) else error_text(error)
         if self._failing_since is None:
             self._failing_since = self._loop.time()
 
@@ -105,23 +103,23 @@ class CircuitBreaker:
         if since is not None and self._loop.time() + seconds - since > self._max_outage:
             raise BackfillStoppedError(
                 f"no usable response from the vendor for {self._loop.time() - since:.0f} s; "
-                f"the last error: {self._last_error}",
+                f"the last error: {self.cause}",
                 advice="The state is saved: run again when the vendor is available, "
                 "or increase max_outage=",
             )
         await asyncio.sleep(seconds)
 
 
-class _WaitingRow(NamedTuple, Generic[T]):
+class _WaitingRow(NamedTuple):
     """A row with a 403, and the numbers of the events that its call started and that it got it."""
 
     start: int
     forbidden: int
-    row: T
+    row: Row
     error: ForbiddenError
 
 
-class ForbiddenRows(Generic[T]):
+class ForbiddenRows:
     """Rows that got a 403: is the row forbidden, or was the credential revoked?
 
     Such a row waits and is not sent again. It fails once a call that started after its 403
@@ -132,7 +130,7 @@ class ForbiddenRows(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[_WaitingRow[T]] = deque()
+        self._waiting: deque[_WaitingRow] = deque()
         self._events = 0
         self._last_success = 0
         """Start of the last call, in the order of starting, that succeeded."""
@@ -142,7 +140,7 @@ class ForbiddenRows(Generic[T]):
         self._events += 1
         return self._events
 
-    def add(self, start: int, row: T, error: ForbiddenError, *, any_done: bool) -> None:
+    def add(self, start: int, row: Row, error: ForbiddenError, *, any_done: bool) -> None:
         """Add *row*, whose call got a 403; *any_done*: the job has rows that are done.
 
         Raises:
@@ -154,16 +152,16 @@ class ForbiddenRows(Generic[T]):
         if self._streak() >= (_FORBIDDEN_LATER if has_succeeded else _FORBIDDEN_AT_START):
             raise self._revoked(error)
 
-    def on_success(self, start: int) -> list[tuple[T, ForbiddenError]]:
+    def on_success(self, start: int) -> list[tuple[Row, ForbiddenError]]:
         """Return the rows that have failed, now that the call of *start* has succeeded."""
         self._last_success = max(self._last_success, start)
-        failed: list[tuple[T, ForbiddenError]] = []
+        failed: list[tuple[Row, ForbiddenError]] = []
         while self._waiting and self._waiting[0].forbidden < start:
             waiting = self._waiting.popleft()
             failed.append((waiting.row, waiting.error))
         return failed
 
-    def finish(self, *, any_done: bool) -> list[tuple[T, ForbiddenError]]:
+    def finish(self, *, any_done: bool) -> list[tuple[Row, ForbiddenError]]:
         """Return the rows that have failed, at the end of the input; raise as `add` does."""
         limit = _FORBIDDEN_AT_END if any_done or self._last_success else 1
         if self._waiting and self._streak() >= limit:

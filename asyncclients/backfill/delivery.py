@@ -292,7 +292,7 @@ class Delivery:
         self.batch = to.batch_size
         self._is_checked = is_operation and self.batch > 0
         self._tried = self._failed = self._in_flight = 0  # rows
-        self._forbidden: ForbiddenRows[Row] = ForbiddenRows()
+        self._forbidden = ForbiddenRows()
         self._guards: dict[Task[Any] | None, SendGuard] = {}
         self.stopping = False
         self._has_called_function = False
@@ -496,7 +496,9 @@ class Delivery:
         On the first error, or when cancelled, *stop* ends the supply of rows, nothing more is sent,
         and calls on the wire have `GRACE` seconds to finish.
         """
-        running = [asyncio.create_task(work()) for _ in range(self._to.concurrency)]
+        running: list[Task[None]] = [
+            asyncio.create_task(work()) for _ in range(self._to.concurrency)
+        ]
         for task in running:
             task.add_done_callback(_error_of)  # else asyncio logs the errors that come later
         error: BaseException | None = None

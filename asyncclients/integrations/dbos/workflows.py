@@ -72,9 +72,9 @@ async def push_batches(job: str, numbers: list[int], share: float | None = None)
 @DBOS.workflow(name="asyncclients.pull", max_recovery_attempts=None)
 async def pull_pages(job: str, share: float | None = None) -> RequestCounts:
     with _running():
-        cursor = await _pull_some(job, None, share)
-        counts = cursor.counts
-        while not cursor.last:
+        cursor: PullCursor | None = None
+        counts = RequestCounts()
+        while cursor is None or not cursor.last:
             cursor = await _pull_some(job, cursor, share)
             counts = counts.plus(cursor.counts)
     return counts

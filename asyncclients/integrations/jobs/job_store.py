@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from asyncclients.backfill import Report
 from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.report import RequestCounts
-from asyncclients.backfill.state.push_state import Unknown
+from asyncclients.backfill.state.push_state import Unknown, read_unknown
 from asyncclients.backfill.state.stored_rows import encode_row, encode_rows, json_problem
 from asyncclients.backfill.steps import BatchStatus, RowRecord, RowStatus, plain_page
 from asyncclients.errors import StateMismatchError
@@ -191,15 +191,7 @@ class JobStore:
 
     async def unknown(self, job: str) -> list[Unknown]:
         """Return the rows of *job* with an unknown outcome."""
-        return [
-            Unknown(
-                number=found.number,
-                line=found.line,
-                row=msgspec.json.decode(found.row),
-                reason=found.reason,
-            )
-            for found in await self._rows_with(job, "unknown")
-        ]
+        return [read_unknown(record) for record in await self._rows_with(job, "unknown")]
 
     async def failures(self, job: str) -> list[bytes]:
         """Return the failed rows of *job*, as lines of a dead-letter file."""
