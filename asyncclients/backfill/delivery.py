@@ -123,17 +123,8 @@ class RowLog(Protocol):
 class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Where and how rows are sent; the attributes are arguments of `push`.
 
-    Attributes:
-        target: an operation of a client, or a coroutine function of one argument.
-        row_type: struct that each row is converted to; by default the operation's.
-        map: function from a row to the object to convert, or to None to skip the row; or
-            a mapping from column to field.
-        batch: rows per call.
-        idempotent: whether a call may be sent twice.
-        concurrency: maximum number of concurrent calls; of a step, if there are several.
-        share: most of every quota that the job takes, in all steps together.
-        max_failed: share of failed rows, of at least 50 of the job, above which it stops.
-        max_outage: seconds without a usable response after which the run or step raises.
+    For a step of several, `concurrency` and `max_outage` are those of each step, `share` and
+    `max_failed` those of the job.
 
     Raises:
         ConfigurationError: an attribute is invalid.
@@ -168,10 +159,7 @@ class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 def _check_target(target: Any) -> None:
     """Raise `ConfigurationError` unless *target* can be called with a row and awaited."""
-    problem, advice = (
-        "",
-        "Give an operation, the method that takes a row, as totango.touchpoints.create",
-    )
+    problem, advice = "", "Give an operation that takes a row, as totango.touchpoints.create"
     if hasattr(target, "__await__"):
         close_coroutine(target)
         problem, advice = f"{target!r}, not a function", "Do not call it: create, not create(...)"
@@ -496,9 +484,9 @@ class Delivery:
         On the first error, or when cancelled, *stop* ends the supply of rows, nothing more is sent,
         and calls on the wire have `GRACE` seconds to finish.
         """
-        running: list[Task[None]] = [
-            asyncio.create_task(work()) for _ in range(self._to.concurrency)
-        ]
+        running: list[Task[None]] = []
+        with call_context(Priority.BACKGROUND, self._flow, self.counter):  # a source may send too
+            running += [asyncio.create_task(work()) for _ in range(self._to.concurrency)]
         for task in running:
             task.add_done_callback(_error_of)  # else asyncio logs the errors that come later
         error: BaseException | None = None

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from decimal import Decimal
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -321,8 +322,7 @@ async def check_mapped(converter: RowConverter, rows: Rows) -> None:
     missing = set(converter.mapped_columns)
     if not missing or not _is_file(rows):
         return
-    source = await open_source(rows)
-    try:
+    async with aclosing(await open_source(rows)) as source:
         if source.columns is not None:
             return
         found = False
@@ -332,8 +332,6 @@ async def check_mapped(converter: RowConverter, rows: Rows) -> None:
                 if isinstance(names, dict):
                     missing.difference_update(cast("dict[str, Any]", names))
                     found = True
-    finally:
-        await source.aclose()
     if missing and found:
         raise InputError(
             f"{source.name} has no row with {' and '.join(map(repr, sorted(missing)))}",

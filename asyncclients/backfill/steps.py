@@ -10,16 +10,14 @@ and each step waits for its last response.
 The row log of a push follows four rules:
 
 * A row that is not idempotent is sent only after a record `sent` with the name of the run is
-  in the log. There is one record per row: the first run that writes it owns the row, and any
-  other run gets an error before it sends. So two runs of one step, after a slow worker was
-  presumed dead, never send a row twice.
-* A run that starts reads the log. Records `sent` of other runs become `unknown`, because those
-  rows were on the wire when their worker was last seen. Settled rows are left alone; the run
-  sends the others.
+  in the log. The first run that writes the record of a row owns the row; any other run gets an
+  error before it sends. So two runs of one step never send a row twice.
+* A run that starts reads the log. Records `sent` of other runs become `unknown`: their worker may
+  have died. Settled rows are left alone; the run sends the others.
 * A worker that was presumed dead but is not may still settle the rows that it owns: an unknown
   row of a slow worker becomes done.
 * Outcomes are written as they arrive, many per transaction. A crash between a response and its
-  record leaves the row `unknown`; it is never sent again.
+  record leaves the row `unknown`.
 
 These give the guarantees of a push on one machine: rows of idempotent operations are delivered
 at least once; all others exactly once, or they are listed as unknown.

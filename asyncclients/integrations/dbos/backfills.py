@@ -24,7 +24,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, Self
 from uuid import uuid4
 
@@ -211,11 +211,8 @@ class Backfills:
         """
         _check(job, share)
         spec = spec or job
-        rows = await open_source(source)
-        try:
+        async with aclosing(await open_source(source)) as rows:
             await self.job_store.submit(job, rows, spec=spec, target=target or spec, batch=batch)
-        finally:
-            await rows.aclose()
         before = await self.job_store.request_counts(job)
         reporter = JobProgress(self.job_store, self.worker, "push", job, progress)
         await reporter.begin()
