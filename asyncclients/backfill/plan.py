@@ -18,12 +18,12 @@ from typing import Any, Self
 
 import msgspec
 
-from asyncclients.backfill.delivery import Delivery, Failure, PreparedRow, RowStatus
+from asyncclients.backfill.delivery import Delivery, Failure, PreparedRow, PushTarget
 from asyncclients.backfill.files.source import Row
-from asyncclients.backfill.rows import unbound
+from asyncclients.backfill.rows import RowConverter, unbound
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Journal, no_place
-from asyncclients.backfill.state.push_state import JournalRowLog, PushState
+from asyncclients.backfill.state.push_state import JournalRowLog
 from asyncclients.backfill.status import copy_state
 from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import Request, endpoint_of
@@ -292,44 +292,40 @@ async def copied_journal(
             raise
 
 
-class PlannedRows(JournalRowLog):
-    """The row log of the plan of a push, in a copy of its state."""
-
-    def __init__(self, journal: Journal, state: PushState) -> None:
-        super().__init__(journal, state)
-        self._before, self._invalid = (state.done, state.skipped), InvalidRows()
-
-    def mark(
-        self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
-    ) -> None:
-        """Count invalid rows by their *error*."""
-        super().mark(rows, status, error)
-        if error is not None:  # a plan makes no row unknown
-            for row in rows:
-                self._invalid.add(row, error)
-
-    def plan(self, builder: RequestBuilder) -> Plan:
-        """Return the plan, with the requests of *builder*."""
-        valid, skipped = self.state.done - self._before[0], self.state.skipped - self._before[1]
-        invalid = self._invalid
-        return Plan(
-            rows=valid + invalid.count + skipped,
-            valid=valid,
-            invalid=invalid.count,
-            skipped=skipped,
-            **builder.facts(),
-            **invalid.facts(),
-        )
-
-
 class PlannedDelivery(Delivery):
     """Builds the requests of rows, without the guards and the circuit breaker of a run."""
+
+    def __init__(
+        self, to: PushTarget, converter: RowConverter, log: JournalRowLog, *, flow: str
+    ) -> None:
+        self._builder, self._invalid = RequestBuilder.of(to.target), InvalidRows()
+        to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
+        super().__init__(to, converter, log, flow=flow, call=self._builder)
+        self._state = log.state
+        self._done, self._skipped = log.state.done, log.state.skipped
 
     async def _call(self, prepared: Sequence[PreparedRow]) -> Failure | None:
         argument = [value for _, value in prepared] if self.batch else prepared[0][1]
         try:
-            await self._call_target(argument)
+            await self._builder(argument)
         except Exception as error:  # noqa: BLE001 - of any kind: the row cannot be sent
             return Failure(error, is_final=True, start=0)
         self.log.mark([row for row, _ in prepared], "done")
         return None
+
+    def _fail(self, row: Row, failure: BaseException) -> None:
+        self._invalid.add(row, failure)
+        super()._fail(row, failure)
+
+    def plan(self) -> Plan:
+        """Return the plan of the rows that were delivered."""
+        valid, skipped = self._state.done - self._done, self._state.skipped - self._skipped
+        invalid = self._invalid.count
+        return Plan(
+            rows=valid + invalid + skipped,
+            valid=valid,
+            invalid=invalid,
+            skipped=skipped,
+            **self._builder.facts(),
+            **self._invalid.facts(),
+        )

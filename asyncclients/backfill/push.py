@@ -30,21 +30,12 @@ from asyncclients.arguments import (
 )
 from asyncclients.backfill.delivery import Delivery, PushTarget
 from asyncclients.backfill.files.source import Row, Rows, Source, is_path, open_source
-from asyncclients.backfill.plan import (
-    Plan,
-    PlannedDelivery,
-    PlannedRows,
-    RequestBuilder,
-    copied_journal,
-)
+from asyncclients.backfill.plan import Plan, PlannedDelivery, copied_journal
 from asyncclients.backfill.report import EtaEstimator, Progress, Report, reporting_progress
 from asyncclients.backfill.rows import Map, check_mapped, check_rows
 from asyncclients.backfill.state.identity import name_of, push_job
 from asyncclients.backfill.state.journal import Journal
-from asyncclients.backfill.state.push_state import (
-    JournalRowLog,
-    PendingRows,
-)
+from asyncclients.backfill.state.push_state import JournalRowLog, PendingRows
 from asyncclients.core.options import call_context
 from asyncclients.errors import BackfillStoppedError, InputError
 from asyncclients.own_files import check_apart
@@ -217,19 +208,19 @@ async def _run(source: Rows, to: PushTarget, options: RunOptions) -> Report | Pl
         job = await asyncio.to_thread(push_job, rows.name, to.target, converter.name, to.map)
         renewed = {"new_credential": options.new_credential, "new_map": options.retry_failed}
         with call_context(Priority.BACKGROUND, flow, share=to.share):
-            if options.dry_run:
-                async with copied_journal(state, job, **renewed) as journal:
-                    planned = await PlannedRows.load(journal)
-                    await _retry_failed(planned, source, options)
-                    builder = RequestBuilder.of(to.target)
-                    to = msgspec.structs.replace(to, concurrency=1, max_failed=1.0)
-                    plan = PlannedDelivery(to, converter, planned, flow=flow, call=builder)
-                    await Push(rows, plan, planned, options).deliver()
-                    rows.check_encoding()
-                    return planned.plan(builder)
-            async with aclosing(await Journal.open(state, job, **renewed)) as journal:
+            opened = (
+                copied_journal(state, job, **renewed)
+                if options.dry_run
+                else aclosing(await Journal.open(state, job, **renewed))
+            )
+            async with opened as journal:
                 log = await JournalRowLog.load(journal)
                 await _retry_failed(log, source, options)
+                if options.dry_run:
+                    planned = PlannedDelivery(to, converter, log, flow=flow)
+                    await Push(rows, planned, log, options).deliver()
+                    rows.check_encoding()
+                    return planned.plan()
                 delivery = Delivery(to, converter, log, flow=flow)
                 return await Push(rows, delivery, log, options).run()
 
