@@ -94,7 +94,7 @@ PreparedRow = tuple[Row, Any]
 
 
 RowStatus = Literal["pending", "sent", "done", "skipped", "failed", "unknown"]
-"""What became of a row.
+"""The status of a row.
 
 pending: certainly not executed, to be sent again; sent: on the wire, and not idempotent; done:
 executed; skipped: nothing to send; failed: rejected; unknown: it may or may not have been executed.
@@ -102,7 +102,7 @@ executed; skipped: nothing to send; failed: rejected; unknown: it may or may not
 
 
 class RowLog(Protocol):
-    """Record of what became of each row: in a state file, or in a database of many workers."""
+    """Record of the status of each row: in a state file, or in a database of many workers."""
 
     @property
     def done(self) -> int:

@@ -1,4 +1,4 @@
-"""What became of each row of a push, in memory and in the journal, and the rows to deliver.
+"""The status of each row of a push, in memory and in the journal, and the rows to deliver.
 
 | status  | meaning                                               | stored as                        |
 |---------|-------------------------------------------------------|----------------------------------|
