@@ -136,13 +136,13 @@ def run(arguments: Sequence[str]) -> int:
 def _correct_form(error: CycloptsError) -> str:
     """Return how to write what *error* is about; "" if that is not known."""
     command = " ".join(error.command_chain or ())
-    example = _EXAMPLES.get(command, "")
+    example = f"asyncclients {_EXAMPLES[command]}" if command in _EXAMPLES else ""
     if isinstance(error, UnusedCliTokensError):
-        return f"asyncclients {example}"
+        return example
     if error.argument is None:
         return ""
     if isinstance(error, MissingArgumentError) and error.argument.required:
-        return f"asyncclients {example}"
+        return example
     name, default = error.argument.name, error.argument.field_info.default
     value = _VALUES.get(name, "" if default in (None, False) else default)
     return f"{name} {value}" if value != "" else ""

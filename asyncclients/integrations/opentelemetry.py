@@ -159,7 +159,8 @@ class OpenTelemetryListener:
         error = event.error
         if event.status is not None:
             facts["http.response.status_code"] = event.status
-            error = str(event.status) if event.status >= 400 else None
+            if event.status >= 400:
+                error = error or str(event.status)
         if event.request_id is not None and call.attempt is not None:
             call.attempt.set_attribute("asyncclients.request_id", event.request_id)
         self._end_attempt(call, facts, error)
@@ -168,12 +169,12 @@ class OpenTelemetryListener:
         span, call.attempt = call.attempt, None
         if span is None:
             return
+        took = asyncio.get_running_loop().time() - call.sent_at
         span.set_attributes(facts)
-        _end(span, error)
         if error is not None:
             facts["error.type"] = error
-        took = asyncio.get_running_loop().time() - call.sent_at
         self._duration.record(took, {**call.attempt_labels, **facts})
+        _end(span, error)
 
     def _call_ended(self, event: CallEnded) -> None:
         call = self._calls.pop(event.call, None)

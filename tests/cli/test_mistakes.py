@@ -58,6 +58,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("demo", "fast", "web"), "demo takes only options; 'fast' and 'web' are superfluous. Write"),
     (("sandbox", "8000"), "Write it as in: asyncclients sandbox --port 8000"),
     (("simulate", "2/1"), "Write it as in: asyncclients simulate --quota 2/1"),
+    (("--install-completion", "zsh"), "takes only options; 'zsh' is superfluous."),
     (("doctor", "limits.db"), "Write it as in: asyncclients doctor --limits limits.db"),
     (("worker", "redis://host"), "Write it as in: asyncclients worker --database-url postgresql"),
     (("limits", "show", "intouch"), "limits show takes only options; 'intouch' is superfluous. "),
