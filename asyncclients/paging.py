@@ -96,10 +96,13 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
         # Not a loop over `pages`, which a `break` would leave to be closed by the event loop.
-        number, path = self.start, Path(self.vendor, self.operation)
+        number = self.start
+        path: Path | None = None
         while True:
-            page = await self.page(number)
-            path.go_on(page)
+            page = self._checked(await self.fetch(number), number)  # `page` is a coroutine more
+            if path is not None or not page.last:  # a list of one page repeats none
+                path = path or Path(self.vendor, self.operation)
+                path.go_on(page)
             for item in page.items:
                 yield item
             if page.last:
