@@ -343,7 +343,6 @@ class Call(Generic[T]):
 
     def decide(self, outcome: Outcome) -> Decision:
         """Record *outcome* and return what to do next."""
-        config = self._config
         if outcome is not TOKEN_EXPIRED:
             if not self._attempt.sent:
                 # The middleware did not count it: some test doubles of a session call none.
@@ -356,12 +355,17 @@ class Call(Generic[T]):
             status, expects = outcome.status, self._request.endpoint.expects
             if status == expects or (expects is None and 200 <= status < 300):
                 return Decision.DONE
-            if self._kind_of(outcome) is ResponseKind.RATE_LIMITED:
+        return self._decide_failure(outcome)
+
+    def _decide_failure(self, outcome: Outcome) -> Decision:
+        """Pause the scope if *outcome* asks for it, and return what to do next."""
+        kind = self._kind_of(outcome)
+        if isinstance(outcome, Response):
+            if kind is ResponseKind.RATE_LIMITED:
                 self._on_rate_limited(outcome)
             elif is_unavailable(outcome):
                 self._scope.events.emit_pause(self._scope.scheduler, unavailable=True)
-        kind = self._kind_of(outcome)
-        return decide_failure(self._request, outcome, kind, self._state, config.policy)
+        return decide_failure(self._request, outcome, kind, self._state, self._config.policy)
 
     def _kind_of(self, outcome: Outcome) -> ResponseKind:
         if isinstance(outcome, Response):
