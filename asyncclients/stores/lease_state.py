@@ -25,6 +25,7 @@ from asyncclients.stores.protocol import (
     SEND_GRACE,
     TTL,
     UNKNOWN_EPOCH,
+    Groups,
     LeaseRequest,
     LeaseResponse,
     QuotaSpec,
@@ -208,7 +209,14 @@ class LeaseState:
             count = min(slots.max_calls(demand), max(0, waiting - slots.held(demand)))
         recovering = self.outage.others_may_be_sending(now, self.last_response_at + max(periods))
         paused_until = self.local.paused_until if self.rejected else self.unavailable_until
-        arrived, in_flight, demands = self._due_reports(now, interval)
+        arrived = dict(islice(slots.arrived.items(), MAX_SLOTS))
+        released = dict(islice(slots.released.items(), MAX_SLOTS))
+        in_flight = slots.in_flight if now >= self._renew_at else {}
+        if now >= self._renew_at:
+            self._renew_at = now + self._renewal_interval(interval)
+        reported = (each for _, each in arrived.values())
+        demands = dict.fromkeys((demand, *reported, *in_flight.values(), *released.values()))
+        groups = {each: self._groups(each) for each in demands}
         return LeaseRequest(
             process=config.process,
             epoch=self._reported_epoch(now, recovering=recovering),
@@ -217,15 +225,14 @@ class LeaseState:
             recovering=recovering,
             assume_spent=config.assume_spent or self.last.epoch != "",
             wall=micros(self.local.wall_time(now)),
-            quotas=self._specs(self.configured, now, (demand, *demands)),
-            kinds=tuple(map(self._groups, demands)),
-            arrived=arrived,
-            in_flight=in_flight,
-            released=tuple(islice(slots.released, MAX_SLOTS)),
+            quotas=self._specs(self.configured, now, demands),
+            arrived=tuple((n, micros(now - at), groups[each]) for n, (at, each) in arrived.items()),
+            in_flight=tuple((n, groups[each]) for n, each in in_flight.items()),
+            released=tuple(released),
             first=slots.reserve_numbers(count * demand.cost),
             count=count,
             cost=demand.cost,
-            groups=self._groups(demand),
+            groups=groups[demand],
             priority=int(priority),
             accepted=self.accepted,
             rejected=self.rejected,
@@ -259,33 +266,6 @@ class LeaseState:
         self._is_idle, self._heartbeat_at = is_idle, now + interval
         return is_idle, interval
 
-    def _due_reports(
-        self, now: float, interval: float
-    ) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int], ...], tuple[Demand, ...]]:
-        """Return `arrived` and `in_flight` of a request, and the demands of their kinds.
-
-        The calls in flight are reported if it is time to renew them. The logs of the released
-        slots' groups are needed as well.
-        """
-        slots, demands = self.slots, dict[Demand, int]()
-
-        def kind(demand: Demand) -> int:
-            return demands.setdefault(demand, len(demands))
-
-        in_flight = slots.in_flight if now >= self._renew_at else {}
-        if now >= self._renew_at:
-            self._renew_at = now + self._renewal_interval(interval)
-        for demand in islice(slots.released.values(), MAX_SLOTS):
-            kind(demand)
-        return (
-            tuple(
-                (number, micros(now - at), kind(demand))
-                for number, (at, demand) in islice(slots.arrived.items(), MAX_SLOTS)
-            ),
-            tuple((number, kind(demand)) for number, demand in in_flight.items()),
-            tuple(demands),
-        )
-
     def _micros_until_seen(self, interval: float) -> int:
         """Return the time in which a process that asks every *interval* seconds has a response.
 
@@ -302,8 +282,7 @@ class LeaseState:
         is_old = not recovering and now - self.last_response_at > longest
         return "" if is_old else self.last.epoch
 
-    def _groups(self, demand: Demand) -> tuple[str, ...]:
-        """Return the groups of quotas that apply to calls of *demand*, besides ""."""
+    def _groups(self, demand: Demand) -> Groups:
         groups = dict.fromkeys(group for group, _ in demand.quotas(self.local.quotas) if group)
         return tuple(groups)
 

@@ -117,6 +117,10 @@ class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.limit}/{self.period}{calendar}{group}"
 
 
+Groups = tuple[str, ...]
+"""The groups of quotas that apply to a call, besides ""."""
+
+
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One request of a process for a scope. Slot numbers are unique within the process.
 
@@ -131,14 +135,13 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     assume_spent: bool  # a new log starts with a spent window
     wall: int  # the wall clock of the process, in microseconds since 1970
     quotas: tuple[QuotaSpec, ...]  # the configured quotas of the process
-    kinds: tuple[tuple[str, ...], ...]  # the groups of the calls in *arrived* and *in_flight*
-    arrived: tuple[tuple[int, int, int], ...]  # slot number, age of the arrival, index in *kinds*
-    in_flight: tuple[tuple[int, int], ...]  # slots without a response, indexes in *kinds*
+    arrived: tuple[tuple[int, int, Groups], ...]  # slots, and the ages of the arrivals
+    in_flight: tuple[tuple[int, Groups], ...]  # slots without a response
     released: tuple[int, ...]  # slots that were not used
     first: int  # number of the first slot to be granted
     count: int  # calls that could be sent at once
     cost: int  # slots for each of them
-    groups: tuple[str, ...]  # their groups besides ""
+    groups: Groups  # of these calls
     priority: int  # 0 interactive, 1 background
     accepted: int  # calls that the vendor accepted since the last request
     rejected: int  # calls that it rate-limited

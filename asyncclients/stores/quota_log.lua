@@ -209,21 +209,20 @@ local function slot(status, number) return status .. ':' .. process .. ':' .. nu
 local function pop(log, number)
   return redis.call('ZREM', log, slot('r', number), slot('f', number)) > 0
 end
-local function book(status, number, kind, latest, counted_at)
-  for _, group in ipairs(groups_of(request.kinds[kind + 1])) do
+local function book(status, number, wanted, latest, counted_at)
+  for _, group in ipairs(groups_of(wanted)) do
     local log = LOGS[group]
     local was_known = pop(log, number) or redis.call('ZSCORE', log, slot('a', number))
     redis.call('ZADD', log, latest, slot(status, number))
     if not was_known then count(group, counted_at, 1) end
   end
 end
-for _, report in ipairs(request.arrived) do
-  local number, age, kind = unpack(report)
-  book('a', number, kind, now - age, now - age)
+for _, each in ipairs(request.arrived) do
+  local number, age, wanted = unpack(each)
+  book('a', number, wanted, now - age, now - age)
 end
-for _, report in ipairs(request.in_flight) do
-  local number, kind = unpack(report)
-  book('f', number, kind, now + request.grace, now)
+for _, each in ipairs(request.in_flight) do
+  book('f', each[1], each[2], now + request.grace, now)
 end
 local function release(group, number)
   local reserved_until = redis.call('ZSCORE', LOGS[group], slot('r', number))

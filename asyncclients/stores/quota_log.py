@@ -345,13 +345,12 @@ class QuotaLog(msgspec.Struct, kw_only=True):
 
     def _book_slots(self, request: LeaseRequest, now: int) -> None:
         process, logs = request.process, request.logs
-        groups = {"", *(quota.spec.group for quota in self.quotas.values())}
-        self.log = {group: self.log.get(group, {}) for group in groups}
-        kinds = [_groups_of(request, kind) for kind in request.kinds]
-        reports = [("a", number, now - age, kind) for number, age, kind in request.arrived]
-        reports += [("f", number, now + request.grace, kind) for number, kind in request.in_flight]
-        for status, number, latest, kind in reports:
-            for group in kinds[kind]:
+        in_force = {"", *(quota.spec.group for quota in self.quotas.values())}
+        self.log = {group: self.log.get(group, {}) for group in in_force}
+        reports = [("a", number, now - age, groups) for number, age, groups in request.arrived]
+        reports += [("f", number, now + request.grace, each) for number, each in request.in_flight]
+        for status, number, latest, wanted in reports:
+            for group in _groups_of(request, wanted):
                 log = self.log[group]
                 was_known = self._pop(log, process, number) or f"a:{process}:{number}" in log
                 log[f"{status}:{process}:{number}"] = latest

@@ -82,11 +82,10 @@ class World:
                 else spec
                 for spec in self.quotas
             ),
-            kinds=KINDS,
             arrived=tuple(
-                (n, now - call.responds_at, call.kind) for call in done for n in slots(call)
+                (n, now - call.responds_at, KINDS[call.kind]) for call in done for n in slots(call)
             ),
-            in_flight=tuple((n, call.kind) for call in waiting for n in slots(call)),
+            in_flight=tuple((n, KINDS[call.kind]) for call in waiting for n in slots(call)),
             released=tuple(n for call in lapsed for n in slots(call)),
             first=process.number,
             lease=LEASE,
@@ -275,11 +274,11 @@ def test_calls_sent_in_an_outage_count_once_in_the_calendar() -> None:
     """Calls that the store has not granted are counted by their first report, and only by that."""
     log, wall = QuotaLog(), DAILY.start + 9 * SECOND
     reports: list[dict[str, object]] = [
-        {"arrived": ((7, 0, 0),)},
-        {"arrived": ((7, 1000, 0),)},
-        {"in_flight": ((7, 0), (8, 0))},
-        {"in_flight": ((8, 0),)},
-        {"arrived": ((8, 0, 0),)},
+        {"arrived": ((7, 0, ()),)},
+        {"arrived": ((7, 1000, ()),)},
+        {"in_flight": ((7, ()), (8, ()))},
+        {"in_flight": ((8, ()),)},
+        {"arrived": ((8, 0, ()),)},
     ]
     counts: list[int] = []
     for report in reports:
@@ -292,7 +291,7 @@ def test_call_under_way_at_a_boundary_counts_in_the_new_window() -> None:
     """A call without a response may arrive after midnight; it counts once, also if a clock is late."""
     log, today = QuotaLog(), calendar_spec(5, DAILY.next, DAY)
     log.apply(at_wall(DAILY.next - 10 * SECOND), START)
-    late = at_wall(DAILY.next - 5 * SECOND, in_flight=((1, 0),), process="a", first=2)
+    late = at_wall(DAILY.next - 5 * SECOND, in_flight=((1, ()),), process="a", first=2)
     log.apply(msgspec.structs.replace(late, count=0), START + 5 * SECOND)
     request = lease_request(quotas=(today,), wall=DAILY.next + SECOND, process="b")
     yesterday = lease_request(quotas=(DAILY,), wall=DAILY.next - 1, process="c")

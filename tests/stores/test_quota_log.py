@@ -33,7 +33,6 @@ QUIET = LeaseRequest(
     assume_spent=False,
     wall=START,
     quotas=(TWO,),
-    kinds=((),),
     arrived=(),
     in_flight=(),
     released=(),
@@ -93,7 +92,7 @@ def test_next_slot_opens_a_period_after_an_arrival() -> None:
     log = QuotaLog()
     log.apply(lease_request(count=2), START)
     at = START + 50_000
-    log.apply(lease_request(arrived=((1, 20_000, 0), (2, 20_000, 0))), at)
+    log.apply(lease_request(arrived=((1, 20_000, ()), (2, 20_000, ()))), at)
     response = log.apply(lease_request(process="b", count=1), at)
     assert response.retry_in == 1_030_000 - 100_000 - 50_000
     at += response.retry_in
@@ -104,7 +103,7 @@ def test_next_slot_waits_for_a_call_that_has_yet_to_arrive() -> None:
     """A call that is sent and arrives within 100 ms: the next slot opens 1.1 s later."""
     log = QuotaLog()
     log.apply(lease_request(count=2), START)
-    log.apply(lease_request(arrived=((1, -100_000, 0), (2, -100_000, 0))), START)
+    log.apply(lease_request(arrived=((1, -100_000, ()), (2, -100_000, ()))), START)
     assert log.apply(lease_request(process="b", count=1), START).retry_in == SECOND
 
 
@@ -124,7 +123,7 @@ def test_slot_in_flight_is_held_while_it_is_reported() -> None:
     at = START
     for _ in range(10):
         at += SECOND
-        assert log.apply(lease_request(in_flight=((1, 0), (2, 0))), at).opens_in == ()
+        assert log.apply(lease_request(in_flight=((1, ()), (2, ()))), at).opens_in == ()
         assert log.apply(lease_request(process="b", count=1), at + 900_000).opens_in == ()
     assert log.apply(lease_request(process="b", count=1), at + 1_150_000).opens_in == (0,)
 
@@ -163,7 +162,7 @@ def test_interactive_calls_get_nine_of_ten_slots() -> None:
                 log.apply(
                     lease_request(
                         process=me,
-                        arrived=((number, age, 0),),
+                        arrived=((number, age, ()),),
                         count=0,
                         priority=priority,
                     ),
@@ -455,14 +454,13 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
                     recovering=rarely(random, True, False),
                     wall=wall,
                     quotas=random_quotas(random, wall, menu),
-                    kinds=KINDS,
                     arrived=tuple(
-                        (n, random.randint(-100_000, 400_000), random.randrange(len(KINDS)))
+                        (n, random.randint(-100_000, 400_000), random.choice(KINDS))
                         for n in known
                         if pick[n] == "settled"
                     ),
                     in_flight=tuple(
-                        (n, random.randrange(len(KINDS))) for n in known if pick[n] == "renewed"
+                        (n, random.choice(KINDS)) for n in known if pick[n] == "renewed"
                     ),
                     released=tuple(n for n in known if pick[n] == "freed"),
                     first=number[me],
