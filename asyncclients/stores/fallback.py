@@ -30,8 +30,6 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.limiter import Limiter
@@ -43,6 +41,7 @@ from asyncclients.stores.protocol import (
     PROBE_INTERVAL,
     SEND_GRACE,
     LeaseRequest,
+    LeaseResponse,
     StoreUnavailableError,
 )
 from asyncclients.stores.shares import UNIT
@@ -68,15 +67,6 @@ _LOG_INTERVAL = 150.0
 
 
 # --- What may be sent -------------------------------------------------------------------
-
-
-class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """The membership of a process for a scope, according to the last response."""
-
-    member_count: int  # this process included
-    start: int  # of this process's block of the quota
-    size: int  # of the block
-    until: float  # loop instant from which the block may be reassigned
 
 
 class FallbackPolicy:
@@ -207,19 +197,17 @@ class TimeSlots(FallbackPolicy):
 
 def fallback_policy(
     quotas: Sequence[Quota],
-    membership: Membership,
+    last: LeaseResponse,
     clock: StoreClock,
-    now: float,
     leases_end: float,
-    *,
     wall_time: Callable[[float], float] = system_time,
 ) -> FallbackPolicy:
-    """Return the share of one process; slots granted before *now* are over at *leases_end*."""
-    if not membership.size or now >= membership.until:
+    """Return the share of one process by the *last* response; earlier slots end at *leases_end*."""
+    if not last.size:
         return FallbackPolicy("nothing is sent, since this process was not given a share")
     if not quotas:
         return FallbackPolicy(_OWN_LIMIT, 0.0)
-    size, members = membership.size, f"1 of {membership.member_count} processes"
+    size, members = last.size, f"1 of {last.member_count} processes"
     sliding = [quota for quota in quotas if not quota.unit and not quota.operations]
     if all(quota.limit * size >= UNIT for quota in sliding):
         return StaticShare(members, quotas, size, leases_end, wall_time)
@@ -235,7 +223,7 @@ def fallback_policy(
         clock,
         max((quota.period + _TURN_SLACK) / (quota.limit // slots) for quota in sliding),
         count,
-        _reverse_bits(membership.start % slot // size, count),
+        _reverse_bits(last.start % slot // size, count),
         start=leases_end + max(quota.period for quota in sliding),
     )
 
@@ -310,20 +298,18 @@ class OutageState:
         self,
         now: float,
         quotas: Sequence[Quota],
-        membership: Membership,
+        last: LeaseResponse,
         clock: StoreClock,
         wall_time: Callable[[float], float] = system_time,
     ) -> FallbackPolicy:
-        """Begin an outage; return what may be sent in it."""
+        """Begin an outage; return what may be sent in it, with the block of the *last* response."""
         if self._config.when_down == "local":
             self.fallback = FallbackPolicy(_OWN_LIMIT, 0.0)
         elif self._config.when_down == "pause":
             self.fallback = FallbackPolicy("nothing is sent")
         else:
             leases_end = now + self._config.lease + SEND_GRACE
-            self.fallback = fallback_policy(
-                quotas, membership, clock, now, leases_end, wall_time=wall_time
-            )
+            self.fallback = fallback_policy(quotas, last, clock, leases_end, wall_time)
         return self.fallback
 
     def stop(self) -> None:

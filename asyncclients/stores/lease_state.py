@@ -17,7 +17,7 @@ from asyncclients.ratelimit.limiter import Delay, quota_delay
 from asyncclients.ratelimit.quota import ONE, Demand
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.stores.clock import SECOND, StoreClock, micros
-from asyncclients.stores.fallback import Membership, OutageState
+from asyncclients.stores.fallback import OutageState
 from asyncclients.stores.lease_book import MAX_SLOTS, Lease, LeaseBook
 from asyncclients.stores.protocol import (
     HEARTBEAT,
@@ -104,7 +104,7 @@ class LeaseState:
         self.asked_priority = 0  # the class for which it was asked
         self._clock = StoreClock()
         self._is_clock_suspect = False  # set forward: leases granted since are not used
-        self._due_at = self._share_until = -math.inf  # of the next request, and of the block
+        self._due_at = self._share_until = -math.inf  # of the next request; end of the block
         self._is_idle = False
         self._share_retry = _NO_SHARE_HEARTBEAT
         self._heartbeat_at = self._renew_at = -math.inf
@@ -466,14 +466,9 @@ class LeaseState:
         if self.outage.fallback is None:
             self.slots.drop_leases()
             others = parse_quotas(_other_quotas(request, self.last))
-            share = Membership(
-                member_count=self.last.member_count,
-                start=self.last.start,
-                size=self.last.size,
-                until=self._share_until,
-            )
+            known = self.last if now < self._share_until else LeaseResponse()
             fallback = self.outage.start(
-                now, [*self.local.quotas, *others], share, self._clock, self.local.wall_time
+                now, [*self.local.quotas, *others], known, self._clock, self.local.wall_time
             )
             self.log.begin(self.key, sent_at, error, fallback.description)
         return True

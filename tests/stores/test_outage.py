@@ -18,13 +18,15 @@ from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.config import WhenDown
 from asyncclients.stores.fallback import (
     FallbackPolicy,
-    Membership,
+    OutageLog,
     OutageState,
     StaticShare,
     TimeSlots,
     fallback_policy,
 )
+from asyncclients.stores.lease_state import LeaseState
 from asyncclients.stores.limiter import SharedLimiter
+from asyncclients.stores.protocol import LeaseResponse, StoreUnavailableError
 from asyncclients.stores.shares import UNIT
 from tests.support.shared_quota import (
     CONFIG,
@@ -403,25 +405,32 @@ def clock_at(offset: float) -> StoreClock:
     return clock
 
 
-def membership(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Membership:
-    return Membership(member_count=live, start=start, size=size, until=until)
+def membership(start: int, size: int) -> LeaseResponse:
+    return LeaseResponse(member_count=3, start=start, size=size)
 
 
-@pytest.mark.parametrize(
-    "unsure",
-    [membership(0, 0), membership(0, UNIT, until=99.0)],
-    ids=["no share", "stopped for long"],
-)
-def test_process_without_share_sends_nothing(unsure: Membership) -> None:
-    """A process without a block, or with one that may be reassigned, sends nothing."""
-    share = fallback_policy([TWENTY], unsure, clock_at(0), 100.0, 100.3)
+def test_process_without_share_sends_nothing() -> None:
+    """A process without a block sends nothing."""
+    share = fallback_policy([TWENTY], membership(0, 0), clock_at(0), 100.3)
     assert share.next_permit_at(500.0) == math.inf
     assert "not given a share" in share.description
 
 
+@pytest.mark.parametrize(("silence", "says"), [(9.9, "20 per 10 s"), (10.0, "not given a share")])
+def test_process_that_stopped_for_long_sends_nothing(silence: float, says: str) -> None:
+    """The block of a process that was suspended for ten seconds may be reassigned."""
+    state = LeaseState("key", Limiter([TWENTY]), CONFIG, OutageLog(CONFIG))
+    request = state.request(0.0, 1, 1, ONE)
+    state.apply(request, membership(0, UNIT), ONE, 0.0, 0.1)
+    for _ in range(2):
+        state.on_failure(request, ONE, silence, silence, StoreUnavailableError("down"))
+    assert state.outage.fallback is not None
+    assert says in state.outage.fallback.description
+
+
 def test_static_share_is_a_part_of_the_window() -> None:
     """A quarter of twenty slots is five, after one spent window."""
-    share = fallback_policy([TWENTY], membership(UNIT // 4, UNIT // 4), clock_at(0), 100.0, 100.3)
+    share = fallback_policy([TWENTY], membership(UNIT // 4, UNIT // 4), clock_at(0), 100.3)
     assert share.description == "1 of 3 processes, 5 per 10 s"
     assert isinstance(share, StaticShare)
     assert share.next_permit_at(100.0) >= 110.3
@@ -430,7 +439,7 @@ def test_static_share_is_a_part_of_the_window() -> None:
 
 def test_share_of_a_call_is_kept_in_the_static_share() -> None:
     """Of ten slots in a window calls with a share of a half take five."""
-    share = fallback_policy([TWENTY], membership(0, UNIT // 2), clock_at(0), 100.0, 100.3)
+    share = fallback_policy([TWENTY], membership(0, UNIT // 2), clock_at(0), 100.3)
     assert taken(share, Demand(share=Share("nightly", 0.5))) == 5
 
 
@@ -450,9 +459,7 @@ def test_time_slots_never_overlap() -> None:
     blocks = [(0, quarter), (quarter, quarter), (2 * quarter, quarter)]
     blocks += [(6 * eighth, eighth), (7 * eighth, eighth)]
     for rank, block in enumerate(blocks):
-        turns = fallback_policy(
-            [TWO], membership(*block), clock_at(3.21 + rank * 0.002), 100.0, 100.3
-        )
+        turns = fallback_policy([TWO], membership(*block), clock_at(3.21 + rank * 0.002), 100.3)
         assert isinstance(turns, TimeSlots)
         now = 100.0
         while now < 160.0:

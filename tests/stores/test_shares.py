@@ -16,11 +16,11 @@ from asyncclients.ratelimit.slots import Permit
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.fallback import (
-    Membership,
     StaticShare,
     TimeSlots,
     fallback_policy,
 )
+from asyncclients.stores.protocol import LeaseResponse
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.shares import NONE, UNIT, Block
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
@@ -190,8 +190,8 @@ def test_blocks_assigned_twice_are_divided_again() -> None:
 # --- What a block allows -----------------------------------------------------------------
 
 
-def membership(block: Block) -> Membership:
-    return Membership(member_count=9, start=block[0], size=block[1], until=float("inf"))
+def membership(block: Block) -> LeaseResponse:
+    return LeaseResponse(member_count=9, start=block[0], size=block[1])
 
 
 BLOCKS = st.recursive(
@@ -215,7 +215,7 @@ def test_fallback_of_all_blocks_keeps_the_quota(tree: object, limit: int, period
     clock.update(0.0, 0.0, EPOCH)
     sends: list[float] = []
     for block in leaves(tree):
-        share = fallback_policy([quota], membership(block), clock, 0.0, 0.3)
+        share = fallback_policy([quota], membership(block), clock, 0.3)
         assert isinstance(share, (StaticShare, TimeSlots))
         now = 0.0
         for _ in itertools.count():
@@ -249,7 +249,7 @@ def test_fallback_of_all_blocks_keeps_quotas_of_all_kinds(tree: object, seed: in
     sends: list[tuple[float, Demand]] = []
     for block in leaves(tree):
         share = fallback_policy(
-            quotas, membership(block), clock, 0.0, 0.3, wall_time=lambda at: 3598.0 + at
+            quotas, membership(block), clock, 0.3, wall_time=lambda at: 3598.0 + at
         )
         for now in (step / 50 for step in range(500)):
             demand = random.choice(KINDS)
@@ -278,14 +278,10 @@ def test_quotas_of_other_programs_apply_in_an_outage() -> None:
     clock = StoreClock()
     clock.update(0.0, 0.0, EPOCH)
     quotas = [Quota(100, 60.0), Quota(2, 1.0)]
-    half = fallback_policy(quotas, membership((0, UNIT // 2)), clock, 0.0, 0.3)
+    half = fallback_policy(quotas, membership((0, UNIT // 2)), clock, 0.3)
     assert half.description == "1 of 9 processes, 50 per 60 s and 1 per 1 s"
-    assert isinstance(
-        fallback_policy(quotas, membership((0, UNIT // 4)), clock, 0.0, 0.3), TimeSlots
-    )
-    assert fallback_policy(quotas, membership(NONE), clock, 0.0, 0.3).next_permit_at(9.0) == float(
-        "inf"
-    )
+    assert isinstance(fallback_policy(quotas, membership((0, UNIT // 4)), clock, 0.3), TimeSlots)
+    assert fallback_policy(quotas, membership(NONE), clock, 0.3).next_permit_at(9.0) == float("inf")
 
 
 # --- Processes, a vendor and a store in virtual time -----------------------------------------
