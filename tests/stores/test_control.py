@@ -17,7 +17,7 @@ import pytest
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.core.events import QuotasReplaced, ScopePaused, ScopeResumed
 from asyncclients.integrations.monitor import Monitor
-from asyncclients.ratelimit.control import Control, OperatorPause, OperatorQuotas
+from asyncclients.ratelimit.control import Control, OperatorQuotas
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.quota import Priority
 from asyncclients.ratelimit.scheduler import PermitRequest
@@ -29,9 +29,10 @@ from asyncclients.stores.protocol import LeaseRequest, QuotaSpec, StoreUnavailab
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.redis import redis_key
 from tests.support.shared_quota import (
-    EPOCH,
     SharedQuotaSimulation,
     most_in,
+    now,
+    pause_of,
     pause_text,
     quotas_text,
 )
@@ -124,9 +125,9 @@ def test_script_and_quota_log_agree_on_control(url: str, seed: int) -> None:
     random, log, lua = Random(seed), QuotaLog(), Lua(url)
     quotas: tuple[Quota, ...] = ()
     specs = {5: FIVE, 2: TWO}
-    for request, now in random_requests(random, 250):
+    for request, at in random_requests(random, 250):
         if rarely(random, True, False):
-            log.operator_pause = pause_text(now / SECOND + random.choice([0.3, 2.0, 5.0]))
+            log.operator_pause = pause_text(at / SECOND + random.choice([0.3, 2.0, 5.0]))
             lua.set_control("operator_pause", log.operator_pause)
         if random.random() < 0.1:
             two, five = Quota(2, 1.0), Quota(5, 3.0)
@@ -140,7 +141,7 @@ def test_script_and_quota_log_agree_on_control(url: str, seed: int) -> None:
             obeys=quotas_text(*obeyed),
             operator_quotas=tuple(specs[quota.limit] for quota in obeyed),
         )
-        assert lua.apply(request, now) == log.apply(request, now)
+        assert lua.apply(request, at) == log.apply(request, at)
         assert lua.log() == log
     lua.close()
 
@@ -395,16 +396,6 @@ async def test_store_that_cannot_be_used_is_named(tmp_path: Path, absent_port: i
 
 
 # --- Many processes, in virtual time ----------------------------------------------------
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def pause_of(seconds: float) -> Control:
-    """Return a pause that ends in *seconds* by the clock of the store."""
-    at = EPOCH / 1e6 + now()
-    return Control(pause=OperatorPause(at=at, until=at + seconds, by="ann"))
 
 
 @pytest.mark.virtual_time

@@ -11,23 +11,18 @@ from asyncclients import DeadlineExceededError, IntouchClient, Quota, SessionPoo
 from asyncclients.core.events import ScopeEvents
 from asyncclients.core.explain import explain
 from asyncclients.core.scope import Scope
-from asyncclients.ratelimit.control import Control, OperatorPause
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.quota import Demand, Priority
 from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores import FileLimits, LimitsControl
-from tests.support.shared_quota import EPOCH, Process, SharedQuotaSimulation
+from tests.support.shared_quota import Process, SharedQuotaSimulation, now, pause_of
 
 FAST = Quota(20, 1.0)
 DAILY = Quota.calendar(10, "day")
 TAGS = Quota(1, 100.0, operations=("tags.*",))
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def world_of(*quotas: Quota) -> SharedQuotaSimulation:
@@ -62,16 +57,11 @@ async def refusal(
     return caught.value
 
 
-def paused_for(seconds: float) -> Control:
-    at = EPOCH / 1e6 + now()
-    return Control(pause=OperatorPause(at=at, until=at + seconds, by="ann"))
-
-
 @pytest.mark.virtual_time
 async def test_first_call_is_refused_in_a_pause_of_an_operator() -> None:
     """The first call and later ones fail at once, with the operator and a command."""
     world = world_of(FAST)
-    world.store.control = paused_for(20)
+    world.store.control = pause_of(20)
     process = world.start()
     for _ in range(2):
         error = await refusal(process, 2.0)
@@ -92,7 +82,7 @@ async def test_waiting_calls_are_refused_when_an_operator_pauses() -> None:
     await permit(process, 1.0)
     calls = [asyncio.create_task(permit(process, deadline)) for deadline in (15.0, 300.0)]
     await asyncio.sleep(1)
-    world.store.control = paused_for(60)
+    world.store.control = pause_of(60)
     await asyncio.sleep(2)
     assert isinstance(calls[0].exception(), DeadlineExceededError)
     assert not calls[1].done()

@@ -18,6 +18,7 @@ from asyncclients.errors import ConfigurationError, TokenEndpointError
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisTokens
+from tests.support.shared_quota import now
 from tests.support.valkey_server import Server, command, connect
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -48,10 +49,6 @@ class Vendor:
 @pytest.fixture
 def vendor() -> Vendor:
     return Vendor()
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def held(process: TokenCache) -> str:

@@ -94,6 +94,16 @@ CONFIG = StoreConfig(process="a", display_name="memory")
 """The configuration of a pool on a store in memory."""
 
 
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def pause_of(seconds: float) -> Control:
+    """Return a pause that ends in *seconds* by the clock of the store."""
+    at = EPOCH / 1e6 + now()
+    return Control(pause=OperatorPause(at=at, until=at + seconds, by="ann"))
+
+
 def pause_text(until: float) -> str:
     """Return a pause until *until*, in seconds since 1970, as a store has it."""
     return json.encode(OperatorPause(at=until - 100, until=until, by="ann")).decode()
