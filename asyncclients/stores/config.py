@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
-from asyncclients.arguments import is_seconds, shown
-from asyncclients.errors import ConfigurationError
+from asyncclients.arguments import check_fields
 
 WhenDown = Literal["safe_share", "pause", "local"]
+Lease = Annotated[
+    float,
+    Meta(gt=0, le=1, description="above 0 s and at most 1 s", examples=[0.1]),
+]
 
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,22 +33,13 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     display_name: str
     when_down: WhenDown = "safe_share"
-    lease: float = 0.1
+    lease: Lease = 0.1
     timeout: float = 0.5
     process: str = ""
     assume_spent: bool = False
 
     def __post_init__(self) -> None:
-        if self.when_down not in ("safe_share", "pause", "local"):
-            raise ConfigurationError(
-                f"when_down must be 'safe_share', 'pause' or 'local', not {shown(self.when_down)}",
-                advice="Leave when_down out for the default, 'safe_share'",
-            )
-        if not is_seconds(self.lease) or self.lease > 1:
-            raise ConfigurationError(
-                f"lease must be above 0 s and at most 1 s, not {shown(self.lease)}",
-                advice="Leave lease out for the default, or write it as in lease=0.1",
-            )
+        check_fields(self)
 
 
 def scope_name(vendor: str, key: str) -> str:

@@ -204,16 +204,13 @@ class LeaseState:
         slots, config, periods = self.slots, self.config, self.periods()
         slots.expire(now, max(periods))
         is_idle, interval = self._schedule(now, waiting)
-        count = 0
-        if not goodbye and self.outage.fallback is None:  # in an outage it is a heartbeat only
-            count = min(slots.max_calls(demand), max(0, waiting - slots.held(demand)))
+        is_heartbeat = goodbye or self.outage.fallback is not None
+        wanted = 0 if is_heartbeat else max(0, waiting - slots.held(demand))
+        count = min(slots.max_calls(demand), wanted)
         recovering = self.outage.others_may_be_sending(now, self.last_response_at + max(periods))
-        paused_until = self.local.paused_until if self.rejected else self.unavailable_until
         arrived = dict(islice(slots.arrived.items(), MAX_SLOTS))
         released = dict(islice(slots.released.items(), MAX_SLOTS))
-        in_flight = slots.in_flight if now >= self._renew_at else {}
-        if now >= self._renew_at:
-            self._renew_at = now + self._renewal_interval(interval)
+        in_flight = self._due_in_flight(now, interval)
         reported = (each for _, each in arrived.values())
         demands = dict.fromkeys((demand, *reported, *in_flight.values(), *released.values()))
         groups = {each: self._groups(each) for each in demands}
@@ -236,7 +233,7 @@ class LeaseState:
             priority=int(priority),
             accepted=self.accepted,
             rejected=self.rejected,
-            pause=micros(max(0.0, paused_until - now)),
+            pause=self._vendor_pause(now),
             goodbye=goodbye,
             idle=is_idle,
             share_held=(self.last.start, self.last.size),
@@ -265,6 +262,17 @@ class LeaseState:
             interval = self._heartbeat_interval
         self._is_idle, self._heartbeat_at = is_idle, now + interval
         return is_idle, interval
+
+    def _due_in_flight(self, now: float, interval: float) -> dict[int, Demand]:
+        """Return the calls without a response, if it is time to report them again."""
+        if now < self._renew_at:
+            return {}
+        self._renew_at = now + self._renewal_interval(interval)
+        return self.slots.in_flight
+
+    def _vendor_pause(self, now: float) -> int:
+        paused_until = self.local.paused_until if self.rejected else self.unavailable_until
+        return micros(max(0.0, paused_until - now))
 
     def _micros_until_seen(self, interval: float) -> int:
         """Return the time in which a process that asks every *interval* seconds has a response.

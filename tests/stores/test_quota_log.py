@@ -367,7 +367,7 @@ class Lua:
         client: Any = self._client
         state = client.get("t:v4:{s}:state")
         log = msgspec.msgpack.decode(state, type=QuotaLog)
-        log.log = {"": {}} | {quota.spec.group: {} for quota in log.quotas.values()}
+        log.log = {"": {}, **{quota.spec.group: {} for quota in log.quotas.values()}}
         for group in msgspec.msgpack.decode(state)["groups"]:
             key = f"t:v4:{{s}}:log{group and ':'}{group}"
             slots = client.zrange(key, 0, -1, withscores=True)
