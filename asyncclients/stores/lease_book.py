@@ -65,9 +65,10 @@ class LeaseBook:
             self.release(lapsed.number, lapsed.demand)
         return next((each for each in self.leases if each.demand is demand), None)
 
-    def max_calls(self, demand: Demand) -> int:
-        """Return for how many calls one request may ask; 0 while many arrivals are unreported."""
-        return 0 if len(self.arrived) > MAX_SLOTS else max(1, MAX_SLOTS // demand.cost)
+    def wanted(self, demand: Demand, waiting: int) -> int:
+        """Return for how many of *waiting* calls to ask; 0 while many arrivals are unreported."""
+        most = 0 if len(self.arrived) > MAX_SLOTS else max(1, MAX_SLOTS // demand.cost)
+        return min(most, max(0, waiting - self.held(demand)))
 
     def held(self, demand: Demand) -> int:
         """Return the number of leases for *demand*."""

@@ -205,8 +205,7 @@ class LeaseState:
         slots.expire(now, max(periods))
         is_idle, interval = self._schedule(now, waiting)
         is_heartbeat = goodbye or self.outage.fallback is not None
-        wanted = 0 if is_heartbeat else max(0, waiting - slots.held(demand))
-        count = min(slots.max_calls(demand), wanted)
+        count = 0 if is_heartbeat else slots.wanted(demand, waiting)
         recovering = self.outage.others_may_be_sending(now, self.last_response_at + max(periods))
         arrived = dict(islice(slots.arrived.items(), MAX_SLOTS))
         released = dict(islice(slots.released.items(), MAX_SLOTS))
