@@ -27,9 +27,12 @@ def draw_text(report: SimulationReport, *, width: int = 72, ascii_only: bool = F
     printed in any encoding.
     """
     fills = _fullest(report, width)
-    lines = [f"{_label(report, row)}{_row(fills, row)}" for row in range(_ROWS, 0, -1)]
+    lines = [f"{report.quota.limit:>6} ┬{'─' * width} limit in {report.quota.period:g} s"]
+    for row in range(_ROWS, 0, -1):
+        label = f"{report.quota.limit / 2:g}" if row == _ROWS // 2 else ""
+        eighths = (round((fill * _ROWS - row + 1) * 8) for fill in fills)
+        lines.append(f"{label:>6} │{''.join(_BLOCKS[max(0, min(8, each))] for each in eighths)}")
     marks = "".join("x" if count else "·" for count in _rejections(report, width))
-    lines.insert(0, f"{report.quota.limit:>6} ┬{'─' * width} limit in {report.quota.period:g} s")
     lines.append(f"{0:>6} ┴{'─' * width} {report.seconds:g} s")
     lines.append(f"{'429':>6}  {marks} {report.rejected} rejected")
     text = "\n".join((_title(report), *lines, _figures(report)))
@@ -53,17 +56,6 @@ def _figures(report: SimulationReport) -> str:
         text += f"\ninteractive calls waited {report.wait_p50:.3f} s (median), "
         text += f"{report.wait_p99:.3f} s (99 of 100), {report.wait_max:.3f} s (longest)"
     return text
-
-
-def _label(report: SimulationReport, row: int) -> str:
-    half = f"{report.quota.limit / 2:g}" if row == _ROWS // 2 else ""
-    return f"{half:>6} │"
-
-
-def _row(fills: list[float], row: int) -> str:
-    """Return one line of the bars; each cell is empty, full, or filled by eighths."""
-    eighths = (round((fill * _ROWS - row + 1) * 8) for fill in fills)
-    return "".join(_BLOCKS[max(0, min(8, count))] for count in eighths)
 
 
 def _fullest(report: SimulationReport, width: int) -> list[float]:
