@@ -96,11 +96,11 @@ class Delay(NamedTuple):
     remedy: str = ""
 
 
-def quota_delay(name: str, until: float, now: float, wall: float) -> Delay:
-    """Return the delay by the quota *name*, until loop instant *until*, which is *wall* in UTC."""
+def delay_until(until: float, name: str, now: float, wall: float) -> Delay:
+    """Return the delay by *name*, until loop instant *until*, which is *wall* since 1970."""
     at = clock_time(math.ceil(wall))
     advice = f"Send it after {at}" if until - now > _LONG_DELAY else ""
-    return Delay(until, f"{name} is used up until {at}", advice, name)
+    return Delay(until, f"{name} until {at}", advice, name)
 
 
 class Limiter:
@@ -423,19 +423,15 @@ class Limiter:
 
     def delay(self, now: float, demand: Demand = ONE) -> Delay:
         """Return the pause or the quota that delays a call of *demand* longest, from *now* on."""
-        longest, name = max(now, self.feedback.paused_until), ""
+        until = max(now, self.feedback.paused_until)
+        name = "the vendor has rate-limited calls or is unavailable"
         for group, quota in demand.quotas(self.quotas):
             at = self._window((group, quota), now).free_at(now, 0, demand.cost)
-            if longest < at < math.inf:  # at inf a response frees a slot
-                longest = at
-                name = demand.describe(group, self.quotas) if group else f"quota {quota}"
-        if name:
-            return quota_delay(f"the {name}", longest, now, self.wall_time(longest))
-        if longest == now:
-            return Delay(now)
-        at_text = clock_time(math.ceil(self.wall_time(longest)))
-        name = "the vendor has rate-limited calls or is unavailable"
-        return Delay(longest, f"{name} until {at_text}", name=name)
+            if until < at < math.inf:  # at inf a response frees a slot
+                until = at
+                used = demand.describe(group, self.quotas) if group else f"quota {quota}"
+                name = f"the {used} is used up"
+        return Delay(now) if until == now else delay_until(until, name, now, self.wall_time(until))
 
     def used(self, group: str, quota: Quota, now: float) -> int:
         """Return how many units of the calendar quota this process's calls hold at *now*."""

@@ -12,8 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
-from asyncclients.ratelimit.control import NO_CONTROL, Control, clock_time
-from asyncclients.ratelimit.limiter import Delay, quota_delay
+from asyncclients.ratelimit.control import NO_CONTROL, Control
+from asyncclients.ratelimit.limiter import Delay, delay_until
 from asyncclients.ratelimit.quota import ONE, Demand
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.stores.clock import SECOND, StoreClock, micros
@@ -424,19 +424,17 @@ class LeaseState:
         until = base + max(0, response.retry_in - turns) / SECOND
         if response.opens_in and not name:
             return Delay(base)
-        if not name:
-            at = clock_time(self.local.wall_time(until))
-            is_paused = response.pause >= response.retry_in
+        if group:
+            cause = f"the {demand.describe(group, self.local.quotas)} is used up"
+        elif name:
+            cause = f"the quota {parse_quotas([name])[0]} is used up"
+        elif response.pause >= response.retry_in:
             cause = (
                 "another process reports that the vendor has rate-limited calls or is unavailable,"
-                if is_paused
-                else "the limit store has lost data, or is new, and counts the quota as used up"
             )
-            return Delay(until, f"{cause} until {at}", name=cause)
-        named = f"quota {parse_quotas([name])[0]}"
-        if group:
-            named = demand.describe(group, self.local.quotas)
-        return quota_delay(f"the {named}", until, base, self.local.wall_time(until))
+        else:
+            cause = "the limit store has lost data, or is new, and counts the quota as used up"
+        return delay_until(until, cause, base, self.local.wall_time(until))
 
     def _learn_from_others(
         self, request: LeaseRequest, response: LeaseResponse, now: float
