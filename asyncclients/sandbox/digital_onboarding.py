@@ -194,21 +194,15 @@ class DigitalOnboarding(Vendor):
         """Insert or update the contact *given*; return it, and whether it is new."""
         unique_id = str(given.get("unique_id") or given.get("email") or self.new_uuid())
         old, now = self.contacts.get(unique_id), _stamp(call.time)
-        born: Row = {
-            **dict.fromkeys(_TEXTS.split()),
-            **dict.fromkeys(_FLAGS, False),
-            "meta_public": {},
-        }
-        born |= {"id": self.new_uuid(), "inserted_at": now}
+        born: Row = {**dict.fromkeys(_TEXTS.split()), **dict.fromkeys(_FLAGS, False)}
+        born |= {"meta_public": {}, "id": self.new_uuid(), "inserted_at": now}
         fields = {
             k: v for k, v in given.items() if k not in _READ_ONLY and not k.startswith("journey")
         }
         contact = {**(old or born), **fields, "unique_id": unique_id, "updated_at": now}
         self.contacts[unique_id] = contact
         template = _template_of(given)
-        known = {
-            (journey["unique_id"], journey["template_id"]) for journey in self.journeys.values()
-        }
+        known = {(each["unique_id"], each["template_id"]) for each in self.journeys.values()}
         if template is not None and (unique_id, template) not in known:
             self._start(unique_id, {"template_id": template})
         return contact, old is None

@@ -1,1 +1,1 @@
-"""One room for each vendor; they never see each other."""
+"""One package for each vendor; none imports another."""
