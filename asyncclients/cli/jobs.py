@@ -126,7 +126,10 @@ def job_of(name: str, table: Any, directory: Path = Path()) -> Job:
     if "with" in options:
         options["with_"] = options.pop("with")
     try:
-        found = msgspec.convert(options, _KINDS[kind], dec_hook=lambda _, text: directory / text)
+        # Not strict: a number or a truth value may be in quotes.
+        found = msgspec.convert(
+            options, _KINDS[kind], strict=False, dec_hook=lambda _, text: directory / text
+        )
     except msgspec.ValidationError as bad:
         raise ValueError(f"{place}: {bad}") from None
     return Job(operation=operation, file=path, options=found, name=name)

@@ -18,6 +18,7 @@ from cyclopts import App
 from asyncclients.cli import app, run
 from asyncclients.cli.jobs import job_of, table_of
 from asyncclients.cli.operations import CLIENTS
+from asyncclients.cli.options import PullOptions, PushOptions
 from asyncclients.sandbox import Sandbox
 from tests.support.command import start
 
@@ -173,8 +174,6 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("run", "name.toml"), "jobs.people has the unknown name 'fil' (did you mean 'file'?)"),
     (("run", "flat.toml"), "jobs.people is not a table; write [jobs.people] above its options"),
     (("run", "type.toml"), "jobs.people: "),
-    (("run", "share.toml"), "jobs.people: Expected `float | null`, got `str` - at `$.share`"),
-    (("run", "switch.toml"), "jobs.all: Expected `bool`, got `str` - at `$.dry_run`"),
     (("run", "none.toml"), "has no job; write one as [jobs.NAME]"),
     (("run", "file.toml"), "file.toml: people: none.csv does not exist"),
     (("run", "other.toml"), "other.toml: tags: cannot tell the format of in.txt"),
@@ -209,8 +208,6 @@ FILES = {
     "name.toml": "[jobs.people]\npush = 'intouch.contacts'\nfil = 'people.csv'\n",
     "flat.toml": "[jobs]\npeople = 'intouch.contacts'\n",
     "type.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'in.csv'\nconcurrency = 'x'\n",
-    "share.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\nshare = '0.6'\n",
-    "switch.toml": "[jobs.all]\npush = 'emma.tags'\nfile = 'people.csv'\ndry_run = 'True'\n",
     "none.toml": "[jobs]\n",
     "file.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'none.csv'\n",
     "other.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n"
@@ -616,6 +613,15 @@ def test_job_with_an_option_of_another_kind_is_refused(table: dict[str, Any], na
     """An option that a job would ignore is named, as it is written in a file of jobs."""
     with pytest.raises(ValueError, match=f"jobs.tags has the unknown name '{name}'"):
         job_of("tags", table)
+
+
+def test_numbers_and_switches_of_a_job_may_be_in_quotes() -> None:
+    """A number or a truth value that is written as text is read; text stays text."""
+    table = {"push": "intouch.tags", "file": "t.csv", "share": "0.6", "limit": "3"}
+    job = job_of("tags", {**table, "dry_run": "True", "set": {"code": "007"}})
+    assert job.options == PushOptions(share=0.6, limit=3, dry_run=True, set={"code": "007"})
+    pull = job_of("tags", {"pull": "intouch.tags", "to": "t.csv", "key": "1", "state": "2"})
+    assert pull.options == PullOptions(key="1", state=Path("2"))
 
 
 @pytest.mark.parametrize(
