@@ -121,7 +121,21 @@ class PagePrefetcher:
         Raises:
             PaginationError: the server repeats a page.
         """
-        await _Prefetch(self, number, take, until).run()
+        path, ahead = Path(self.paginator.vendor, self.paginator.operation), _Window(self, until)
+        try:
+            while True:
+                page = await ahead.page(number)
+                path.go_on(page)
+                self.note_last(page)
+                number += 1
+                is_last = page.last or number > until
+                if not is_last:
+                    ahead.start(number)
+                await take(page)
+                if is_last:
+                    return
+        finally:
+            await ahead.aclose()
 
     def note_last(self, page: Page[Any]) -> None:
         """Set `last` according to the total of *page*."""
@@ -134,88 +148,42 @@ class PagePrefetcher:
             self.last = 0
 
 
-class _Prefetch:
-    """One pass over the list by concurrent workers.
+class _Window:
+    """The requests of a reader for the next pages, up to page *until*; at most two per `prefetch` wait."""
 
-    The worker that fetches the next page in order delivers it at once, while it is in the
-    processor's cache, and then the later pages that are waiting.
-    """
+    def __init__(self, reader: PagePrefetcher, until: int) -> None:
+        self._reader, self._until = reader, until
+        self._next = 0
+        self._pages: dict[int, asyncio.Task[Page[Any]]] = {}
 
-    def __init__(self, reader: PagePrefetcher, number: int, take: Take, until: int) -> None:
-        self._reader, self._take, self._until = reader, take, until
-        self._next_to_fetch = self._next_to_deliver = number
-        self._is_last_reached = self._is_delivering = False
-        self._results: dict[int, Page[Any] | Exception] = {}
-        self._path = Path(reader.paginator.vendor, reader.paginator.operation)
-        self._workers: set[asyncio.Task[None]] = set()
-        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._error: BaseException | None = None
+    async def page(self, number: int) -> Page[Any]:
+        """Return page *number*, the next one."""
+        self.start(number)
+        page = await self._pages[number]
+        del self._pages[number]
+        return page
 
-    async def run(self) -> None:
-        """Read to the end; cancel requests that are still in flight then."""
-        try:
-            self._start_workers()
-            await self._finished
-            if self._error is not None:
-                raise self._error
-        finally:
-            workers = [*self._workers]
-            for worker in workers:
-                worker.cancel()
-            if workers:
-                await asyncio.wait(workers)
+    def start(self, number: int) -> None:
+        """Request page *number*, the next one, and those after it, as far as they exist."""
+        self._next, ahead = number, self._reader.prefetch
+        known = min(max(number, min(self._reader.last, number + 2 * ahead)), self._until)
+        first = max(self._pages, default=number - 1) + 1
+        running = sum(not page.done() for page in self._pages.values())
+        for each in range(first, min(known, first + ahead - running) + 1):
+            page = asyncio.create_task(self._reader.page(each))
+            page.add_done_callback(self._on_done)
+            self._pages[each] = page
 
-    def _start_workers(self) -> None:
-        while len(self._workers) <= self._reader.prefetch and (number := self._claim()) is not None:
-            worker = asyncio.create_task(self._work(number))
-            self._workers.add(worker)
-            worker.add_done_callback(self._on_worker_done)
+    def _on_done(self, _: asyncio.Task[Page[Any]]) -> None:
+        if self._pages:
+            self.start(self._next)
 
-    def _on_worker_done(self, worker: asyncio.Task[None]) -> None:
-        """End the pass if *worker* failed or was cancelled, even before its first step."""
-        self._workers.discard(worker)
-        error = asyncio.CancelledError() if worker.cancelled() else worker.exception()
-        if error is not None and not self._finished.done():
-            self._error = error
-            self._finished.set_result(None)
-
-    def _claim(self) -> int | None:
-        """Return the page to fetch next; None if it may not exist, or is too far ahead."""
-        number = self._next_to_fetch
-        known = min(self._reader.last, self._next_to_deliver + 2 * self._reader.prefetch)
-        may_exist = number <= min(max(known, self._next_to_deliver), self._until)
-        if self._is_last_reached or not may_exist:
-            return None
-        self._next_to_fetch += 1
-        return number
-
-    async def _work(self, number: int | None) -> None:
-        while number is not None:
-            try:
-                self._results[number] = await self._reader.page(number)
-            except Exception as error:  # noqa: BLE001 - raised when the page is delivered
-                self._results[number] = error
-            if not self._is_delivering:
-                await self._deliver_ready()
-            number = self._claim()
-
-    async def _deliver_ready(self) -> None:
-        """Deliver the pages that are next in order; only one worker does so at a time."""
-        self._is_delivering = True
-        while (page := self._results.pop(self._next_to_deliver, None)) is not None:
-            if isinstance(page, Exception):
-                raise page
-            self._path.go_on(page)
-            self._next_to_deliver += 1
-            self._reader.note_last(page)
-            self._is_last_reached = page.last or page.number == self._until
-            self._start_workers()
-            await self._take(page)
-            if self._is_last_reached:
-                if not self._finished.done():
-                    self._finished.set_result(None)
-                return
-        self._is_delivering = False
+    async def aclose(self) -> None:
+        """Cancel the requests that are still in flight."""
+        pages, self._pages = [*self._pages.values()], {}
+        for page in pages:
+            page.cancel()
+        await asyncio.gather(*pages, return_exceptions=True)
 
 
 class SequentialReader:
