@@ -237,8 +237,7 @@ class Scheduler:
                 self.on_done()
             raise
         finally:
-            if has_deadline:
-                self._deadlines.pop(waiter, None)
+            self._deadlines.pop(waiter, None)
 
     def _check_deadline(self, request: PermitRequest) -> None:
         now, priority, demand = self.loop.time(), request.priority, request.demand
