@@ -171,8 +171,8 @@ OF_CALLS: Final[list[Mistake]] = [
     ("journey", lambda s: s.onboarding.journeys.create("1", "a"), ValueError, "NewContact(unique_"),
 ]
 OF_BACKFILLS: Final[list[Mistake]] = [
-    ("resource", lambda s: s.push(s.people, s.intouch.contacts), ValueError, "method that takes a"),
-    ("client", lambda s: s.push(s.people, s.intouch), ValueError, "the method that takes a row"),
+    ("resource", lambda s: s.push(s.people, s.intouch.contacts), ValueError, "takes a row"),
+    ("client", lambda s: s.push(s.people, s.intouch), ValueError, "operation that takes a row"),
     (
         "call",
         lambda s: s.push(s.people, s.intouch.contacts.create(ADA)),

@@ -87,8 +87,7 @@ def checkpoints_before_the_data(patch: pytest.MonkeyPatch) -> None:
     save = Pull._save  # pyright: ignore[reportPrivateUsage]
 
     async def note_and_save(self: Any) -> None:
-        await asyncio.shield(self._saving)
-        await self._checkpoint.save(self._checkpoint.snapshot())
+        await self._checkpoint.save()
         await save(self)
 
     patch.setattr(Pull, "_save", note_and_save)
