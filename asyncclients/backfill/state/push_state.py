@@ -152,8 +152,9 @@ class JournalRowLog:
     async def _remove_failures(self) -> None:
         """Remove the file of failed rows: none of them has failed, as far as this state knows."""
         await self._journal.run(self._failures.begin)
-        self.state.is_retried = False
-        await self._journal.saved()
+        if self.state.is_retried:
+            self.state.is_retried = False
+            await self._journal.saved()
 
     async def retry_failed(self) -> None:
         """Make the failed rows pending, as they are in their file.
