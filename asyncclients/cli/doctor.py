@@ -261,7 +261,7 @@ async def _facts(client: Any, address: Address) -> list[Finding]:
     """Return what INFO reports about version and eviction."""
     from asyncclients.stores.redis_client import read_facts, with_timeout
 
-    facts = await with_timeout(address, lambda: read_facts(client, str(address)))
+    facts = await with_timeout(address, lambda: read_facts(client))
     if facts is None:
         found = "not known, since the user of the URL may not run INFO"
         return [Finding(f"{_STORE}: version", found, None, "Give the user +info to check it")]

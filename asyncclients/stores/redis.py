@@ -124,8 +124,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.semaphore = asyncio.Semaphore(_MAX_COMMANDS)
-        self.failures = 0
-        self.failure = StoreUnavailableError("no response")
+        self.failure = StoreUnavailableError("no response")  # the last one
 
 
 class RedisBackend:
@@ -147,14 +146,14 @@ class RedisBackend:
         """
         keys, arguments = script_keys(self._prefix, key, request), script_arguments(request)
         lane = self._lanes[node_name(self._client, keys[0])]
-        failures = lane.failures
+        failure = lane.failure
         async with lane.semaphore:
-            if failures != lane.failures:
+            if lane.failure is not failure:
                 raise StoreUnavailableError(str(lane.failure), lane.failure.advice)
             try:
                 reply = await with_timeout(self._address, lambda: self._run(keys, arguments))
-            except StoreUnavailableError as failure:
-                lane.failures, lane.failure = lane.failures + 1, failure
+            except StoreUnavailableError as error:
+                lane.failure = error
                 raise
         return decode_reply(reply)
 

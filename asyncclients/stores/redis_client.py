@@ -319,13 +319,13 @@ class ServerFacts(NamedTuple):
         return self.max_memory > 0 and self.policy != "noeviction"
 
 
-async def read_facts(client: RedisClient, store: str) -> ServerFacts | None:
+async def read_facts(client: RedisClient) -> ServerFacts | None:
     """Return what the server reports; None if it does not permit INFO."""
     info: dict[str, Any]
     try:
         info = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
     except ResponseError as error:
-        if isinstance(explain(store, error), ConfigurationError):
+        if is_denied(error):
             return None
         raise
     version = str(info.get("redis_version", ""))  # Valkey reports the one that it is equal to
@@ -345,7 +345,7 @@ async def check_server(client: RedisClient, store: str) -> None:
     Raises:
         ConfigurationError: the server is too old.
     """
-    facts = await read_facts(client, store)
+    facts = await read_facts(client)
     if facts is not None and facts.is_too_old:
         raise _too_old(store, facts.version)
     if facts is not None and facts.may_evict:
