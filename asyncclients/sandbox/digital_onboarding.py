@@ -28,8 +28,8 @@ from .vendor import (
     Row,
     SandboxRequest,
     Vendor,
-    as_array,
     as_object,
+    as_rows,
     complaints,
 )
 
@@ -165,9 +165,8 @@ class DigitalOnboarding(Vendor):
             self._check(body)
             contact, is_new = self._save(call, body)
             return Reply.json(201 if is_new else 200, contact)
-        items = as_array(body["contacts"])
-        given = [contact for contact in map(as_object, items or []) if contact is not None]
-        if items is None or len(given) < len(items):
+        given = as_rows(body["contacts"])
+        if given is None:
             raise self._invalid({"contacts": "must be an array of contacts"})
         for contact in given:
             self._check(contact)

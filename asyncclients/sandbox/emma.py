@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
+from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_rows
 
 MOST = 10
 _TOUCHPOINT_TYPES = {
@@ -97,17 +97,15 @@ class Emma(Vendor):
 
     @Route("POST", _MEMBERS)
     def create_touchpoints(self, call: SandboxRequest) -> Reply:
-        items = as_array(self.body_of(call).get("touchpoints"))
+        items = as_rows(self.body_of(call).get("touchpoints"))
         if not items:
             raise self.rejected(400, "No touchpoints provided")
         if len(items) > MOST:
             raise self.rejected(400, f"At most {MOST} touchpoints can be created at once")
-        checked = [self._checked(as_object(item)) for item in items]
+        checked = [self._checked(item) for item in items]
         return Reply.json(200, [self._stored(call, item) for item in checked])
 
-    def _checked(self, item: Row | None) -> Row:
-        if item is None:
-            raise self.rejected(400, "A touchpoint must be a JSON object")
+    def _checked(self, item: Row) -> Row:
         self.check_types(item, _TOUCHPOINT_TYPES)
         member_id, email = item.get("member_id"), item.get("email")
         if member_id is None and not (isinstance(email, str) and "@" in email):

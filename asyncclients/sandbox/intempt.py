@@ -29,7 +29,7 @@ from typing import cast
 
 from .limits import TokenBucket
 from .storage import Storage
-from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
+from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_object, as_rows
 
 HOST = "https://api.intempt.com"
 _BORN = "2026-01-01T00:00:00.000+00:00"
@@ -165,14 +165,10 @@ class Intempt(Vendor):
             raise self.rejected(404, "No such source")
         rows: list[tuple[Collection, Row]] = []
         for name, values in self.body_of(call).items():
-            collection, items = self.collections.get(name), as_array(values)
+            collection, items = self.collections.get(name), as_rows(values)
             if collection is None or items is None:
                 raise self.rejected(400, f"'{name}' is no collection with an array of rows")
-            for value in items:
-                row = as_object(value)
-                if row is None:
-                    raise self.rejected(400, f"A row of '{name}' is not a JSON object")
-                rows.append((collection, row))
+            rows += [(collection, row) for row in items]
         for collection, row in rows:
             self._store(collection, row)
         return Reply(201)

@@ -116,6 +116,13 @@ def as_array(value: object) -> list[object] | None:
     return cast("list[object]", value) if isinstance(value, list) else None
 
 
+def as_rows(value: object) -> list[Row] | None:
+    """Return *value* if it is a JSON array of objects, else None."""
+    items = as_array(value)
+    is_rows = items is not None and all(isinstance(item, dict) for item in items)
+    return cast("list[Row]", items) if is_rows else None
+
+
 def complaints(row: Row, types: Mapping[str, Any]) -> dict[str, str]:
     """Return what is wrong with each field of *row* that is not null and not of its type.
 
