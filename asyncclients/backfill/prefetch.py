@@ -149,7 +149,11 @@ class PagePrefetcher:
 
 
 class _Window:
-    """The requests of a reader for the next pages, up to page *until*; at most two per `prefetch` wait."""
+    """The requests of a reader for the next pages, up to page *until*.
+
+    One is for the next page, and at most `prefetch` are for later ones. Pages that arrive early
+    wait; none is requested that is more than twice `prefetch` pages ahead.
+    """
 
     def __init__(self, reader: PagePrefetcher, until: int) -> None:
         self._reader, self._until = reader, until

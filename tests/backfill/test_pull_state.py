@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncclients.backfill.state.pull_state import ItemKeys, Key, SeenKeys, are_lines, text_of
+from asyncclients.backfill.state.pull_state import ItemKeys, Key, SeenKeys, text_of
 from asyncclients.backfill.state.stored_rows import digest
 
 
@@ -61,20 +61,11 @@ def test_keys_of_do_not_depend_on_other_items() -> None:
     assert together == [ItemKeys(None).keys_of([item])[0] for item in items]
     assert together == ItemKeys(None).keys_of([msgspec.to_builtins(item) for item in items])
     assert len({*together}) == len(items)
-    assert are_lines(together)
+    assert not any("\n" in key for key in together)
 
 
 def test_text_of_accepts_other_types() -> None:
-    """A number has the text of its digits; different tuples have different texts."""
+    """A number has the text of its digits; different tuples have different texts of one line."""
     assert text_of(12) == text_of("12")
     assert len({text_of(key) for key in ("1", "2", ("1", 2), ("2", 1))}) == 4
-
-
-def test_are_lines_rejects_line_breaks_and_other_types() -> None:
-    """Only texts of one line are used as keys unchanged."""
-    assert are_lines(["a", "", "b\r"])
-    assert are_lines(["a"])
-    assert not are_lines(["a", "b\nc"])
-    assert not are_lines(["a", None])
-    assert not are_lines([1, 2])
     assert text_of("b\nc") == "'b\\nc'"

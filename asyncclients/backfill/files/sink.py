@@ -48,7 +48,7 @@ _BUFFER = 2**20
 
 @runtime_checkable
 class Sink(Protocol):
-    """Stores the items of a pull. Calls never overlap, but come from different tasks."""
+    """Stores the items of a pull. All calls come from one task, so they never overlap."""
 
     async def open(self, position: Any) -> None:
         """Start; or resume at *position*, which `flush` returned, and discard everything after it."""

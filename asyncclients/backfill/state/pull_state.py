@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import compress
 from typing import Any, TypeVar, cast
@@ -85,8 +86,9 @@ class ItemKeys:
     def keys_of(self, items: Sequence[Any]) -> list[str]:
         """Return a line of text for each of *items* that identifies it in its list."""
         keys = _fields(self._first, items)
-        if are_lines(keys):
-            return keys
+        with suppress(TypeError):  # some keys are no text
+            if "\n" not in "".join(keys):
+                return keys
         return [
             digest(encode_row(item)) if key is None else text_of(key)
             for item, key in zip(items, self.raw_keys(items), strict=True)
@@ -117,14 +119,6 @@ def _fields(key: Key, items: Sequence[Any]) -> list[Any]:
 def text_of(key: object) -> str:
     """Return *key* itself if it is one line of text, else its repr."""
     return key if isinstance(key, str) and "\n" not in key else repr(key)
-
-
-def are_lines(keys: Sequence[Any]) -> bool:
-    """Return whether each of *keys* is a text of one line."""
-    try:
-        return "\n" not in "".join(keys)
-    except TypeError:
-        return False
 
 
 class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
