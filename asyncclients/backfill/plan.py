@@ -124,7 +124,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         preview: the first request; None if there is none, or if a function of your own sends it.
         failures: the first invalid rows, at most 20.
         reasons: the reasons of the invalid rows, the most frequent one first; at most 20.
-        warnings: what a person should look at, in words: a share that rounding changes much.
+        warnings: notes for a person, such as a share that rounding changes much.
     """
 
     rows: int = 0

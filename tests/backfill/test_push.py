@@ -686,3 +686,14 @@ async def test_push_with_a_limit_resolves_unknown_rows_within_it(csv: Path, stat
     report = await run(limit=2)
     assert (report.done, report.unknown, report.complete) == (4, 0, True)
     assert sorted(int(row["n"]) for row in vendor.held) == [1, 2, 3, 4]
+
+
+async def test_push_counts_the_requests_of_its_source(sandbox: Sandbox, state: Path) -> None:
+    """Requests that the source sends in the run are part of the report."""
+    sandbox.state("intouch").grow(tags=3)
+    vendor = Vendor()
+    async with SessionPool() as pool:
+        tags = IntouchClient.from_env(pool, sandbox.environ).tags.list(sort_by="created_at")
+        report = await push(tags, vendor.take, state=state)
+    assert (report.done, report.requests) == (3, len(sandbox.requests("intouch")))
+    assert report.requests > 0

@@ -37,8 +37,7 @@ class JobProgress:
         self._read = job_store.pulled if kind == "pull" else job_store.report
         self._outage = job_store.outage
         self._on_progress = None if on_progress is None else Callback(on_progress)
-        self._loop = asyncio.get_running_loop()
-        self._began_at = self._loop.time()
+        self._began_at = asyncio.get_running_loop().time()
         self._estimator: EtaEstimator | None = None
 
     async def begin(self) -> None:
@@ -47,7 +46,6 @@ class JobProgress:
             settled = _settled(await self._read(self._job))
             counter, flow = self._worker.counters[self._job], flow_of(self._kind, self._job)
             self._estimator = EtaEstimator(counter, flow, settled, is_shared=True)
-        self._began_at = self._loop.time()
 
     async def report_progress(self, workflows: Iterable[WorkflowStatus]) -> None:
         """Report the progress of the job, whose *workflows* these are."""
@@ -84,7 +82,7 @@ class JobProgress:
 
     def report(self, report: Report, counts: RequestCounts) -> Report:
         """Return *report* with the requests and seconds of this run."""
-        seconds = self._loop.time() - self._began_at
+        seconds = asyncio.get_running_loop().time() - self._began_at
         return msgspec.structs.replace(
             report,
             requests=counts.requests,

@@ -67,7 +67,7 @@ class Worker:
         await asyncio.gather(*self._steps, return_exceptions=True)
 
     def outages(self) -> dict[str, Outage]:
-        """Return how this process finds the vendor of each job of which a step has got responses.
+        """Return the outage of each job of which a step has got responses, 0 s long without one.
 
         A job has an outage while none of its steps gets a usable response.
         """
