@@ -230,8 +230,9 @@ async def read_list(
 ) -> None:
     """Call *take* with the pages after the last one of *state*, a second time if some are missing.
 
-    *is_known* tells whether an item of a page was taken before; it is needed to resume.
-    *may_miss_some* tells whether the first reading may have missed items; by default *state* does.
+    *is_known* returns whether an item of a page was taken before; it is needed to resume.
+    *may_miss_some* returns whether the first reading may have missed items; by default *state*
+    decides.
     """
     if isinstance(reader, SequentialReader):
         await reader.read(state.page + (not state.has_keys), take)

@@ -81,7 +81,8 @@ class ItemKeys:
     """Computes the keys of items: a field, or the result of a function; else `uuid` or `id`."""
 
     def __init__(self, key: Key | None) -> None:
-        self._first, *self._others = (key,) if key else ("uuid", "id")
+        names: tuple[Key, ...] = (key,) if key else ("uuid", "id")
+        self._first, self._others = names[0], names[1:]
 
     def keys_of(self, items: Sequence[Any]) -> list[str]:
         """Return a line of text for each of *items* that identifies it in its list."""
