@@ -58,7 +58,7 @@ _NEEDS_LOG, _HAS_LOG = "needed", "applied"
 _TABLES = {
     "push": {
         "intent": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT",
-        "edited": "number INTEGER PRIMARY KEY, row BLOB",
+        "retried": "number INTEGER PRIMARY KEY, row BLOB",
     },
     "pull": {
         "keys": "number INTEGER PRIMARY KEY, keys BLOB NOT NULL, digests BLOB NOT NULL",

@@ -15,8 +15,8 @@ read a few are pending, and each commit replaces the whole state, one small valu
 `sent` is a write-ahead intent: it is durable before the request is sent. Rows that are `sent`
 when a run starts were on the wire when the previous run was killed; they become unknown.
 
-A retry makes all failed rows pending in one commit, which also stores the content of those that a
-person has edited, and removes their file.
+A retry makes all failed rows pending in one commit, and removes their file. They are rows of a table,
+with the content of those that a person has edited, until they are settled.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces.
 
     Attributes:
-        pending: numbers of the rows read that are not settled.
+        pending: numbers of the rows read that are not settled, without those in the table `retried`.
         failed_unread: numbers of failed rows beyond those read, known from the file of failed rows.
         read: number of rows read, in all runs.
         total: number of rows of the input; None while it is unknown.
@@ -98,7 +98,7 @@ class JournalRowLog:
 
     Attributes:
         state: saved with the next commit; `pending` is filled in when the commit starts.
-        pending: numbers of the rows to deliver, as far as they were read.
+        pending: numbers of the rows to deliver, as far as they were read, without retried ones.
         unknown: numbers of the unknown rows.
         is_verified: the rows that were read are known to be unchanged.
     """
@@ -108,8 +108,9 @@ class JournalRowLog:
         self.pending = set(state.pending)
         self.unknown: set[int] = set()
         self.is_verified = False
-        self._edited: dict[int, Any] = {}
-        """Content of failed rows that are delivered again, as a person has edited it."""
+        self._retried: dict[int, Any] = {}
+        """Failed rows that are pending again: the content that a person has edited, else UNSET."""
+        self._retries_done: list[tuple[int]] = []
         self._sent: set[int] = set()
         self._changed: dict[int, tuple[int, int, bytes, str] | None] = {}
         """Records of the table `intent` for the next commit, None for one to delete."""
@@ -123,14 +124,14 @@ class JournalRowLog:
         journal.set_source(log._changes)
         if found is None or log.state.is_retried:
             await log._remove_failures()
-        for number, row in await journal.read("SELECT number, row FROM edited"):
-            log._edited[number] = msgspec.json.decode(row)
+        for number, row in await journal.read("SELECT number, row FROM retried"):
+            log._retried[number] = msgspec.UNSET if row is None else msgspec.json.decode(row)
         for failure in await journal.run(log._failures.resume, log.state.failures):
             log._count_failure(failure.number)
         for number, line, row, reason in await journal.read("SELECT * FROM intent"):
-            if reason or number in log.pending:
+            if reason or log.is_pending(number):
                 log.unknown.add(number)
-                log.pending.discard(number)
+                log._settle(number)
                 if not reason:
                     log._changed[number] = (number, line, row, _KILLED)
             else:
@@ -141,8 +142,8 @@ class JournalRowLog:
     def _count_failure(self, number: int) -> None:
         """Count a row that failed in the last run, which was killed before the commit that does."""
         state = self.state
-        if number in self.pending:
-            self.pending.remove(number)
+        if self.is_pending(number):
+            self._settle(number)
         elif number > state.read and number not in state.failed_unread:
             state.failed_unread.append(number)
         else:
@@ -167,8 +168,7 @@ class JournalRowLog:
             return
         await self._journal.saved()
         found = await self._journal.run(self._failures.read, state.failed, self._is_settled)
-        self.pending.update(found)
-        self._edited |= {number: row for number, row in found.items() if row is not msgspec.UNSET}
+        self._retried |= found
         state.failed_unread = [each for each in state.failed_unread if each not in found]
         state.failed -= len(found)
         state.is_retried, state.complete = True, False
@@ -176,11 +176,13 @@ class JournalRowLog:
         await self._journal.saved()
         await self._remove_failures()
 
+    def is_pending(self, number: int) -> bool:
+        """Return whether row *number*, which was read or has failed, is to be delivered."""
+        return number in self.pending or number in self._retried
+
     def _is_settled(self, number: int) -> bool:
-        state = self.state
-        return number not in self.pending and (
-            number <= state.read or number in state.failed_unread
-        )
+        was_read = number <= self.state.read or number in self.state.failed_unread
+        return was_read and not self.is_pending(number)
 
     @property
     def done(self) -> int:
@@ -206,9 +208,9 @@ class JournalRowLog:
 
     def current(self, row: Row) -> Row:
         """Return *row*, or a row with its edited content."""
-        if row.number not in self._edited:
+        data = self._retried.get(row.number, msgspec.UNSET)
+        if data is msgspec.UNSET:
             return row
-        data = self._edited[row.number]
         if isinstance(row.data, Cells) and isinstance(data, dict):
             data = row.data.replaced(cast("dict[str, Any]", data))
         return Row(row.number, row.line, data, is_edited=True)
@@ -243,10 +245,10 @@ class JournalRowLog:
                 self._changed[number] = None
                 self._sent.discard(number)
                 self.unknown.discard(number)
-            if status == "pending":
+            if status != "pending":
+                self._settle(number)
+            elif number not in self._retried:
                 self.pending.add(number)
-            else:
-                self.pending.discard(number)
             if status == "unknown" and error is not None:
                 self.unknown.add(number)
                 self._record(row, error_text(error))
@@ -259,6 +261,12 @@ class JournalRowLog:
         elif status != "pending":
             # An idempotent row that is sent again after a crash does no harm.
             self._journal.commit_later()
+
+    def _settle(self, number: int) -> None:
+        self.pending.discard(number)
+        if number in self._retried:
+            del self._retried[number]
+            self._retries_done.append((number,))
 
     def _record(self, row: Row, reason: str) -> None:
         self._changed[row.number] = (row.number, row.line, encode_row(row.data), reason)
@@ -284,9 +292,16 @@ class JournalRowLog:
         if kept := [record for record in changed.values() if record is not None]:
             statements.append(Statement("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", kept))
         if state.is_retried:
-            edited = [(number, encode_row(row)) for number, row in self._edited.items()]
-            statements.append(Statement("INSERT OR REPLACE INTO edited VALUES (?, ?)", edited))
+            retried = [(number, _content(row)) for number, row in self._retried.items()]
+            statements.append(Statement("INSERT OR REPLACE INTO retried VALUES (?, ?)", retried))
+        if self._retries_done:
+            done, self._retries_done = self._retries_done, []
+            statements.append(Statement("DELETE FROM retried WHERE number = ?", done))
         return Changes(statements, write_failures)
+
+
+def _content(row: Any) -> bytes | None:
+    return None if row is msgspec.UNSET else encode_row(row)
 
 
 # --- Rows to deliver ------------------------------------------------------------------------------
@@ -370,7 +385,7 @@ class PendingRows:
         digest = self._digest.hexdigest()
         if self._read > before:
             log.set_read(self._read, digest)
-        self._unsettled += [log.current(row) for row in rows if row.number in log.pending]
+        self._unsettled += [log.current(row) for row in rows if log.is_pending(row.number)]
         if self._read <= before and not log.is_verified:
             if self._read < before:
                 return  # until the digest can be compared
