@@ -173,7 +173,7 @@ class PullRun(ABC):
     def report(self) -> Report:
         """Return the counts of the job."""
         state, reading = self._checkpoint.state, self._checkpoint.reading
-        is_complete = state.complete and state.refresh is None
+        is_complete = state.complete and (reading is state or state.refresh is None)
         if is_complete:
             reading = state
         return Report(
@@ -189,8 +189,8 @@ class PullRun(ABC):
 
     def progress(self) -> Progress:
         """Return the progress of the run."""
-        refresh, reading = self._checkpoint.state.refresh, self._checkpoint.reading
-        is_partial = refresh is not None and refresh.since
+        state, reading = self._checkpoint.state, self._checkpoint.reading
+        is_partial = reading is not state and state.refresh is not None and state.refresh.since
         return self.estimator.progress(
             done=reading.done,
             failed=reading.failed,

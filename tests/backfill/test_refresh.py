@@ -607,7 +607,8 @@ async def test_refresh_resumes_without_reading_again(job: Job) -> None:
     with pytest.raises(NotFoundError):
         await job.refresh(prefetch=0)
     assert job.to.read_bytes() == before
-    assert (await job.pull()).requests == 0, "without refresh= it is complete"
+    again = await job.pull()
+    assert (again.requests, again.complete) == (0, True), "without refresh= it is complete"
     assert read_status(job.state).refreshing == 30
     assert "Refresh interrupted, 30 items read" in status_text(read_status(job.state))
     job.server.asked.clear()
