@@ -151,29 +151,31 @@ class PagePrefetcher:
 class _Window:
     """The requests of a reader for the next pages, up to page *until*.
 
-    One is for the next page, and at most `prefetch` are for later ones. Pages that arrive early
-    wait; none is requested that is more than twice `prefetch` pages ahead.
+    At most `prefetch` run at a time, and one more while the next page is awaited. Pages that arrive
+    early wait; none is requested that is more than twice `prefetch` pages ahead.
     """
 
     def __init__(self, reader: PagePrefetcher, until: int) -> None:
         self._reader, self._until = reader, until
-        self._next = 0
+        self._next, self._most = 0, reader.prefetch
         self._pages: dict[int, asyncio.Task[Page[Any]]] = {}
 
     async def page(self, number: int) -> Page[Any]:
         """Return page *number*, the next one."""
+        self._most = self._reader.prefetch + 1
         self.start(number)
         page = await self._pages[number]
+        self._most = self._reader.prefetch
         del self._pages[number]
         return page
 
     def start(self, number: int) -> None:
         """Request page *number*, the next one, and those after it, as far as they exist."""
-        self._next, ahead = number, self._reader.prefetch
-        known = min(max(number, min(self._reader.last, number + 2 * ahead)), self._until)
+        self._next, furthest = number, number + 2 * self._reader.prefetch
+        known = min(max(number, min(self._reader.last, furthest)), self._until)
         first = max(self._pages, default=number - 1) + 1
         running = sum(not page.done() for page in self._pages.values())
-        for each in range(first, min(known, first + ahead - running) + 1):
+        for each in range(first, min(known + 1, first + self._most - running)):
             page = asyncio.create_task(self._reader.page(each))
             page.add_done_callback(self._on_done)
             self._pages[each] = page
