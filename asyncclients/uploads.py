@@ -49,6 +49,10 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | AsyncIterable
 Progress = Callable[[int], None]
 
 
+class _SourceFailedError(Exception):
+    """Stops the request; its cause is in `UploadBody.failure`."""
+
+
 class UploadBody:
     """The body of one upload; each iteration is a pass that starts at the beginning.
 
@@ -83,10 +87,11 @@ class UploadBody:
                     if self._progress is not None:
                         self._progress(sent)
                 yield piece
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 - `UploadCall` raises it
             if number == self._passes:
-                self.failure = failure  # aiohttp wraps it; `UploadCall` raises it
-            raise
+                self.failure = failure
+            # The frames of aiohttp that this passes hold the request with its signed URL.
+            raise _SourceFailedError from None
 
     async def _checked(self) -> AsyncIterator[bytes]:
         """Yield the pieces; the last one only if the source has no more."""

@@ -21,6 +21,7 @@ from asyncclients import (
     SessionPool,
     StatusError,
     UnexpectedRedirectError,
+    UploadError,
 )
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.faults import Fault, cut, delay, drop, hang, redirect, status
@@ -42,6 +43,25 @@ async def test_lost_file_upload_is_retried(
     assert stored(sandbox) == [FILE]
     assert len(sandbox.requests("storage")) == 2
     assert len(sandbox.requests("intempt")) == 1
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError, TimeoutError])
+async def test_error_of_a_source_has_no_frame_of_the_request(
+    sandbox: Sandbox, client: IntemptClient, error: type[Exception]
+) -> None:
+    """The error of a stream arrives as it was raised, without aiohttp's frames and their locals."""
+
+    async def broken() -> AsyncGenerator[bytes]:
+        yield FILE
+        raise error("the disk is gone")
+
+    with pytest.raises(error, match="the disk is gone") as caught:
+        await client.collections.upload_csv(bookings(sandbox), broken(), length=99)
+    assert not [entry for entry in caught.traceback if "aiohttp" in entry.path.parts]
+    assert len(sandbox.requests("storage")) <= 1
+    with pytest.raises(UploadError) as wrong:
+        await client.collections.upload_csv(bookings(sandbox), pieces(FILE), length=99)
+    assert not [entry for entry in wrong.traceback if "aiohttp" in entry.path.parts]
 
 
 @pytest.mark.virtual_time
