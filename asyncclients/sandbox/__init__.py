@@ -4,14 +4,24 @@ They are written from the vendors' manuals and import nothing of the clients, so
 misinterpretation of a manual in one of the two is visible.
 """
 
-from . import faults as faults
-from .faults import cut as cut
-from .faults import delay as delay
-from .faults import drop as drop
-from .faults import hang as hang
-from .faults import html as html
-from .faults import redirect as redirect
-from .faults import status as status
-from .sandbox import Sandbox as Sandbox
-from .server import Summary as Summary
-from .vendor import SandboxRequest as SandboxRequest
+from __future__ import annotations
+
+from . import faults
+from .faults import cut, delay, drop, hang, html, redirect, status
+from .sandbox import Sandbox
+from .server import Summary
+from .vendor import SandboxRequest
+
+__all__ = [
+    "Sandbox",
+    "SandboxRequest",
+    "Summary",
+    "cut",
+    "delay",
+    "drop",
+    "faults",
+    "hang",
+    "html",
+    "redirect",
+    "status",
+]

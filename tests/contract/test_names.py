@@ -6,6 +6,7 @@ A change that breaks a test here breaks the programs of users.
 from __future__ import annotations
 
 import inspect
+import pydoc
 from importlib import import_module
 from typing import Any, Final
 
@@ -165,6 +166,17 @@ def test_package_exports_the_documented_names() -> None:
     assert asyncclients.__version__[0].isdigit()
     with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
         getattr(asyncclients, "Nonsense")  # noqa: B009 - type checkers know that it is missing
+
+
+@pytest.mark.parametrize("package", [*(f"vendors.{name}" for name in STRUCTS), "sandbox"])
+def test_help_of_a_package_describes_its_exports(package: str) -> None:
+    """`help` of a package of a vendor or the sandbox describes each class and function of it."""
+    module = import_module(f"asyncclients.{package}")
+    printed = pydoc.plain(pydoc.render_doc(module))
+    names = {*STRUCTS.get(package.removeprefix("vendors."), "Sandbox Summary status").split()}
+    assert [name for name in sorted(names) if f"{name}(" not in printed] == []
+    assert names <= {*module.__all__}
+    assert not {"client", "models", "vendor"} & {*module.__all__}
 
 
 @pytest.mark.parametrize("name", ERRORS)
