@@ -241,7 +241,7 @@ async def finish_before_cancel(work: Awaitable[T]) -> T:
 # --- One run per state file -------------------------------------------------------------
 
 
-_MARK = re.compile(rb"asyncclients: process (\d+)\n")
+_MARK = re.compile(rb"asyncclients: process (\d+) *\n")
 _RANGE = (2**62, 1)
 """Offset and length of the lock in the state file; SQLite's locks are at 2**30."""
 _IS_LINUX = sys.platform == "linux"
@@ -324,9 +324,9 @@ class Lock:
         content = os.read(descriptor, 64)
         self._is_ours |= bool(_MARK.fullmatch(content))
         if self._is_ours:
-            os.ftruncate(descriptor, 0)
+            # Of one length: a process killed here leaves the old text or the new one.
             os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, b"asyncclients: process %d\n" % os.getpid())
+            os.write(descriptor, b"asyncclients: process %-10d\n" % os.getpid())
         elif content:  # an empty file is locked but left empty: it may be another program's
             raise self._foreign("is not a lock file of asyncclients")
 

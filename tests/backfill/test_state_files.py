@@ -286,6 +286,24 @@ async def test_derived_name_in_use_is_reported(
     assert kind == "fifo" or derived.read_text() == "precious"
 
 
+def test_lock_file_stays_ours_until_its_text_is_replaced(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies while it takes over a lock file leaves one that the next run removes."""
+    lock = state.with_name("s.db.lock")
+    lock.write_text("asyncclients: process 4194304\n")
+
+    def die(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", die)
+        with pytest.raises(KeyboardInterrupt):
+            Lock(target_of(state))
+    Lock(target_of(state)).release()
+    assert not lock.exists()
+
+
 async def test_empty_lock_file_of_another_program_stays(state: Path) -> None:
     """An empty file with the name of the lock file is locked, but not written or removed."""
     lock = state.with_name("s.db.lock")
