@@ -10,7 +10,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from asyncclients import BackfillStoppedError, ConfigurationError, StateError, StateMismatchError
+from asyncclients import (
+    BackfillStoppedError,
+    ConfigurationError,
+    StateError,
+    StateMismatchError,
+    UnauthorizedError,
+)
 from asyncclients.backfill import Report, push, read_status
 from asyncclients.backfill.files.csv import Cells
 from asyncclients.backfill.state.stored_rows import DeadLetterFile
@@ -286,10 +292,13 @@ async def test_retry_leaves_rows_failed_whose_lines_were_deleted(csv: Path, stat
     assert Counter(vendor.numbers())[5] == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [("unused", '"corrected"'), ('"corrected"', '"again"')]
+)
 async def test_retry_interrupted_before_its_file_is_removed_is_continued(
-    csv: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+    csv: Path, state: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
 ) -> None:
-    """A run killed before it removes the file loses neither edits nor counts."""
+    """A run killed before it removes the file loses no edits, not even later ones, and no counts."""
     vendor = Vendor("2", "5")
     await push(csv, vendor.take, state=state)
     edit(state, lambda text: text.replace('"row 5"', '"corrected"'))
@@ -304,10 +313,11 @@ async def test_retry_interrupted_before_its_file_is_removed_is_continued(
             await push(csv, vendor.take, state=state, retry_failed=True)
     assert len(failed(state)) == 2
     assert (read_status(state).failed, read_status(state).remaining) == (0, 2)
+    edit(state, lambda text: text.replace(before, after))
     report = await push(csv, vendor.take, state=state)
     assert counts(report) == (9, 1, 0, 0)
     assert [row["row"]["n"] for row in failed(state)] == ["2"]
-    assert [row["name"] for row in vendor.held if row["n"] == "5"] == ["corrected"]
+    assert [row["name"] for row in vendor.held if row["n"] == "5"] == [after.strip('"')]
 
 
 async def test_retry_keeps_the_edits_of_an_interrupted_one(csv: Path, state: Path) -> None:
@@ -320,4 +330,26 @@ async def test_retry_keeps_the_edits_of_an_interrupted_one(csv: Path, state: Pat
     vendor.rejected.clear()
     report = await push(csv, vendor.take, state=state, retry_failed=True)
     assert counts(report) == (10, 0, 0, 0)
+    assert [row["name"] for row in vendor.held if row["n"] == "5"] == ["corrected"]
+
+
+async def test_retry_keeps_the_edits_of_an_unknown_row(csv: Path, state: Path) -> None:
+    """A row that became unknown in a retry is sent as edited, also by a run after an interruption."""
+    vendor, failure = Vendor("5"), list[Exception]()
+
+    async def take(row: Any) -> None:
+        if failure:
+            raise failure[0]
+        await vendor.take(row)
+
+    await push(csv, take, state=state)
+    edit(state, lambda text: text.replace('"row 5"', '"corrected"'))
+    failure[:] = [ConnectionResetError("cut")]
+    assert counts(await push(csv, take, state=state, retry_failed=True)) == (9, 0, 1, 0)
+    failure[:] = [UnauthorizedError("revoked")]
+    with pytest.raises(UnauthorizedError):
+        await push(csv, take, state=state, unknown="resend")
+    failure.clear()
+    vendor.rejected.clear()
+    assert counts(await push(csv, take, state=state)) == (10, 0, 0, 0)
     assert [row["name"] for row in vendor.held if row["n"] == "5"] == ["corrected"]

@@ -16,7 +16,7 @@ read a few are pending, and each commit replaces the whole state, one small valu
 when a run starts were on the wire when the previous run was killed; they become unknown.
 
 A retry makes all failed rows pending in one commit, and removes their file. They are rows of a table,
-with the content of those that a person has edited, until they are settled.
+with the content of those that a person has edited, until their outcome is known.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class JournalRowLog:
         self.unknown: set[int] = set()
         self.is_verified = False
         self._retried: dict[int, Any] = {}
-        """Failed rows that are pending again: the content that a person has edited, else UNSET."""
-        self._retries_done: list[tuple[int]] = []
+        """Failed rows sent again, without outcome or unknown: edited content, else UNSET."""
+        self._changed_retries: set[int] = set()
         self._sent: set[int] = set()
         self._changed: dict[int, tuple[int, int, bytes, str] | None] = {}
         """Records of the table `intent` for the next commit, None for one to delete."""
@@ -122,16 +122,21 @@ class JournalRowLog:
         found = await journal.state(PushState)
         log = cls(journal, found or PushState())
         journal.set_source(log._changes)
-        if found is None or log.state.is_retried:
-            await log._remove_failures()
         for number, row in await journal.read("SELECT number, row FROM retried"):
             log._retried[number] = msgspec.UNSET if row is None else msgspec.json.decode(row)
+        if log.state.is_retried:  # the last run was killed before it removed the file
+            log._retry(await journal.run(log._failures.read, log._retried.__contains__))
+            await journal.saved()
+        if found is None or log.state.is_retried:
+            await log._remove_failures()
+        intents = await journal.read("SELECT * FROM intent")
+        log.unknown.update(number for number, _, _, reason in intents if reason)
         for failure in await journal.run(log._failures.resume, log.state.failures):
             log._count_failure(failure.number)
-        for number, line, row, reason in await journal.read("SELECT * FROM intent"):
+        for number, line, row, reason in intents:
             if reason or log.is_pending(number):
                 log.unknown.add(number)
-                log._settle(number)
+                log.pending.discard(number)
                 if not reason:
                     log._changed[number] = (number, line, row, _KILLED)
             else:
@@ -167,8 +172,9 @@ class JournalRowLog:
         if not state.failed:
             return
         await self._journal.saved()
-        found = await self._journal.run(self._failures.read, state.failed, self._is_settled)
-        self._retried |= found
+        found = await self._journal.run(self._failures.read, self._is_settled)
+        self._failures.check_count(found, state.failed)
+        self._retry(found)
         state.failed_unread = [each for each in state.failed_unread if each not in found]
         state.failed -= len(found)
         state.is_retried, state.complete = True, False
@@ -176,9 +182,14 @@ class JournalRowLog:
         await self._journal.saved()
         await self._remove_failures()
 
+    def _retry(self, found: dict[int, Any]) -> None:
+        self._retried |= found
+        self._changed_retries.update(found)
+
     def is_pending(self, number: int) -> bool:
         """Return whether row *number*, which was read or has failed, is to be delivered."""
-        return number in self.pending or number in self._retried
+        is_retried = number in self._retried and number not in self.unknown
+        return is_retried or number in self.pending
 
     def _is_settled(self, number: int) -> bool:
         was_read = number <= self.state.read or number in self.state.failed_unread
@@ -245,7 +256,9 @@ class JournalRowLog:
                 self._changed[number] = None
                 self._sent.discard(number)
                 self.unknown.discard(number)
-            if status != "pending":
+            if status == "unknown":
+                self.pending.discard(number)
+            elif status != "pending":
                 self._settle(number)
             elif number not in self._retried:
                 self.pending.add(number)
@@ -266,7 +279,7 @@ class JournalRowLog:
         self.pending.discard(number)
         if number in self._retried:
             del self._retried[number]
-            self._retries_done.append((number,))
+            self._changed_retries.add(number)
 
     def _record(self, row: Row, reason: str) -> None:
         self._changed[row.number] = (row.number, row.line, encode_row(row.data), reason)
@@ -291,17 +304,16 @@ class JournalRowLog:
             statements.append(Statement("DELETE FROM intent WHERE number = ?", gone))
         if kept := [record for record in changed.values() if record is not None]:
             statements.append(Statement("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", kept))
-        if state.is_retried:
-            retried = [(number, _content(row)) for number, row in self._retried.items()]
-            statements.append(Statement("INSERT OR REPLACE INTO retried VALUES (?, ?)", retried))
-        if self._retries_done:
-            done, self._retries_done = self._retries_done, []
+        retries, self._changed_retries = self._changed_retries, set()
+        if done := [(number,) for number in retries if number not in self._retried]:
             statements.append(Statement("DELETE FROM retried WHERE number = ?", done))
+        if again := [(number, self._edited(number)) for number in retries & self._retried.keys()]:
+            statements.append(Statement("INSERT OR REPLACE INTO retried VALUES (?, ?)", again))
         return Changes(statements, write_failures)
 
-
-def _content(row: Any) -> bytes | None:
-    return None if row is msgspec.UNSET else encode_row(row)
+    def _edited(self, number: int) -> bytes | None:
+        row = self._retried[number]
+        return None if row is msgspec.UNSET else encode_row(row)
 
 
 # --- Rows to deliver ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from math import isfinite
@@ -234,13 +234,13 @@ class DeadLetterFile:
         self._waiting.clear()
         _remove(self.path)
 
-    def read(self, failed: int, is_settled: Callable[[int], bool]) -> dict[int, Any]:
+    def read(self, is_settled: Callable[[int], bool]) -> dict[int, Any]:
         """Return the number of each row in the file, with its content if a person has edited that.
 
         The value of any other row is UNSET. Rows whose lines were deleted are left out.
 
         Raises:
-            StateMismatchError: they are not some of the *failed* rows of the state.
+            StateMismatchError: a line is no failed row.
         """
         found: dict[int, Any] = {}
         try:
@@ -264,13 +264,16 @@ class DeadLetterFile:
                     found[failure.number] = failure.row if is_edited else msgspec.UNSET
         except FileNotFoundError:
             pass
+        return found
+
+    def check_count(self, found: Collection[int], failed: int) -> None:
+        """Raise `StateMismatchError` unless *found* can be some of the *failed* rows of the state."""
         if not found or len(found) > failed:
             raise self._unusable(
                 f" has {len(found) or 'no'} row{'s' if found else ''}, but {failed} rows of this "
                 "state have failed",
                 "Restore the file: it has the rows to send again",
             )
-        return found
 
     def _unusable(self, problem: str, advice: str) -> StateMismatchError:
         return StateMismatchError(f"{self.path}{problem}", file=str(self.path), advice=advice)
