@@ -44,7 +44,7 @@ class CircuitBreaker:
         self._max_outage = max_outage
         self._failures = self._failed_probes = 0
         self._failing_since: float | None = None
-        self.cause = ""
+        self._last_error = self.cause = ""
         self._probing = asyncio.Lock()
         self.successes = 0
 
@@ -70,7 +70,8 @@ class CircuitBreaker:
     def on_failure(self, error: BaseException) -> None:
         """Count a call without a response, or with one that does not depend on its rows."""
         self._failures += 1
-        self.cause = error.message if isinstance(error, AsyncClientsError) else error_text(error)
+        self._last_error = error_text(error)
+        self.cause = error.message if isinstance(error, AsyncClientsError) else self._last_error
         if self._failing_since is None:
             self._failing_since = self._loop.time()
 
@@ -103,7 +104,7 @@ class CircuitBreaker:
         if since is not None and self._loop.time() + seconds - since > self._max_outage:
             raise BackfillStoppedError(
                 f"no usable response from the vendor for {self._loop.time() - since:.0f} s; "
-                f"the last error: {self.cause}",
+                f"the last error: {self._last_error}",
                 advice="The state is saved: run again when the vendor is available, "
                 "or increase max_outage=",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
@@ -27,6 +28,7 @@ from asyncclients.errors import BackfillStoppedError, ClientClosedError, Connect
 from asyncclients.paging import Page, Paginator
 from asyncclients.testing import virtual_time
 
+AWAY = ConnectError("away", vendor="intouch", operation="tags.create", method="POST", path="/tags")
 HALF = "caf\udce9"
 """A lone surrogate, as in a file name that is not UTF-8."""
 
@@ -301,15 +303,15 @@ async def test_outage_probes_more_and_more_rarely() -> None:
     with virtual_time() as clock:
         outage = CircuitBreaker(1800.0)
         for _ in range(64):
-            outage.on_failure(ConnectError("away"))
+            outage.on_failure(AWAY)
 
         async def probe() -> None:
             while True:
                 async with outage.guard():
                     probes.append(clock.elapsed)
-                    outage.on_failure(ConnectError("away"))
+                    outage.on_failure(AWAY)
 
-        with pytest.raises(BackfillStoppedError):
+        with pytest.raises(BackfillStoppedError, match=re.escape(f"the last error: {AWAY}")):
             await asyncio.gather(*(probe() for _ in range(8)))
     assert 4 <= len([at for at in probes if at < 60]) <= 8
     assert len([at for at in probes if at > 600]) <= 1200 / 30
