@@ -187,7 +187,7 @@ class BatchRowLog:
         self.done += len(rows) if status == "done" else 0
         for row in rows:
             self._unsaved[row.number] = _record(row, status, error)
-        if self._next is None:
+        if rows and self._next is None:
             self._next = asyncio.create_task(self._write(self._current))
 
     # --- Writing ------------------------------------------------------------------------

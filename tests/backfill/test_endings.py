@@ -24,6 +24,7 @@ from asyncclients.backfill.steps import (
     pull_step,
     push_step,
 )
+from asyncclients.core.options import current_call_context
 from asyncclients.errors import BackfillStoppedError, ClientClosedError, ConnectError, error_text
 from asyncclients.paging import Page, Paginator
 from asyncclients.testing import virtual_time
@@ -325,11 +326,13 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.records: dict[int, RowRecord] = {}
+        self.writes = 0
 
     async def begin(self, _: Collection[int]) -> BatchStatus:
         return BatchStatus(settled=set(self.records), done=0)
 
     async def write(self, records: Mapping[int, RowRecord | None], /) -> Collection[int]:
+        self.writes += 1
         for number, record in records.items():
             self.records.pop(number, None)
             if record is not None:
@@ -352,6 +355,28 @@ async def test_push_step_keeps_row_unknown_if_its_client_is_closed() -> None:
     assert log.records[1].status == "unknown"
     await push_step(rows, PushTarget(target=target), log, flow="job")
     assert sent == 1
+
+
+async def test_push_step_writes_nothing_for_requests_after_its_calls() -> None:
+    """A task that a target left running, and that is rate-limited after the step, has no rows."""
+    log, late, go_on = MemoryLog(), list[asyncio.Task[None]](), asyncio.Event()
+
+    async def send_late() -> None:
+        context = current_call_context()
+        await go_on.wait()
+        assert context is not None
+        assert context.hook is not None
+        context.hook.on_rate_limited()
+
+    async def target(_: Any) -> None:
+        late.append(asyncio.create_task(send_late()))
+
+    await push_step([Row(1, 1, {"id": 1})], PushTarget(target=target), log, flow="job")
+    writes = log.writes
+    go_on.set()
+    await late[0]
+    await asyncio.sleep(0.01)
+    assert log.writes == writes
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 4])
