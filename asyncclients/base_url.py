@@ -73,7 +73,8 @@ def url_problem(url: str) -> str | None:
 def is_encodable(host: str) -> bool:
     """Return True if *host* can be resolved: it has an ASCII form, with labels of 1 to 63 characters."""
     try:
-        host.encode("idna")
+        # Twice: the ASCII form may have dots that the host has not, as of U+2024.
+        host.encode("idna").decode().encode("idna")
         URL.build(scheme="https", host=host)
         # Stricter: no character may become a delimiter when it is normalized.
         URL(f"https://[{host}]/" if ":" in host else f"https://{host}/")

@@ -429,6 +429,8 @@ BAD_HOSTS: Final = [
     "ü" * 70 + ".com",
     "a<b.com",
     "a\u3002.com",
+    "\u2024",
+    "a\u2024\u2024b",
     "%0\u00aa",
 ]
 
