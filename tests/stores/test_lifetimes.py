@@ -40,10 +40,11 @@ class Store(MemoryStore):
         self.closed += 1
 
 
-def lease_clients() -> list[LeaseClient]:
-    """Return the lease clients that are still referenced."""
+def lease_clients(store: Store) -> list[LeaseClient]:
+    """Return the lease clients of *store* that are still referenced."""
     gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing) is LeaseClient]
+    found = [thing for thing in gc.get_objects() if type(thing) is LeaseClient]
+    return [client for client in found if client._backend is store]
 
 
 async def use(pool: SessionPool, url: str, key: str = "key-one") -> None:
@@ -109,9 +110,9 @@ async def test_limiters_of_evicted_scopes_are_dropped() -> None:
     async with byte_server(answers(FINE)) as server, SessionPool(limits=store) as pool:
         for number in range(30):
             await use(pool, server.url, f"tenant {number}")
-        assert len(lease_clients()) == 30
+        assert len(lease_clients(store)) == 30
         await asyncio.sleep(80.0)
-        assert (pool.stats(), lease_clients()) == ((), [])
+        assert (pool.stats(), lease_clients(store)) == ((), [])
         commands = store.commands
         await asyncio.sleep(80.0)
         assert store.commands == commands
