@@ -14,7 +14,8 @@ pytest.importorskip("sqlalchemy", reason="needs the extra [dbos]")
 
 from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.steps import PushTarget
-from asyncclients.integrations.jobs.database import Database
+from asyncclients.errors import StateMismatchError
+from asyncclients.integrations.jobs.database import Database, execute
 from asyncclients.integrations.jobs.job_store import JobStore
 from asyncclients.integrations.jobs.worker import Worker
 
@@ -110,4 +111,14 @@ async def test_row_without_json_form_is_failed(url: str, tmp_path: Path) -> None
     assert (good.data, good.error) == ({"n": 2, "x": None}, "")
     first, second = await backlog.rows("empty", 0)
     assert (first.data, second.data, second.error) == ({"n": "1"}, None, "")
+    await database.aclose()
+
+
+async def test_database_of_another_version_is_reported(url: str) -> None:
+    """Tables that lack a column are an error at once, before any row is sent."""
+    database = Database(url)
+    old = "CREATE TABLE asyncclients_batches (job TEXT, number INTEGER, rows BYTEA, quotas TEXT)"
+    await database.transact(lambda connection: execute(connection, old))
+    with pytest.raises(StateMismatchError, match="another version"):
+        await database.create()
     await database.aclose()

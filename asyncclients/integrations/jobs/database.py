@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from asyncclients.errors import ConfigurationError, StateError
+from asyncclients.errors import ConfigurationError, StateError, StateMismatchError
 
 T = TypeVar("T")
 Connection = sa.engine.Connection
@@ -131,7 +131,11 @@ class Database:
             pause = min(_MAX_PAUSE, pause * 2)
 
     async def create(self) -> None:
-        """Create missing tables; safe if several workers do this at the same time."""
+        """Create missing tables; safe if several workers do this at the same time.
+
+        Raises:
+            StateMismatchError: the tables are those of another version.
+        """
 
         def create(connection: Connection) -> None:
             if self._postgres:
@@ -140,6 +144,12 @@ class Database:
                 connection.execute(sa.text("BEGIN IMMEDIATE"))
             for table in _TABLES:
                 connection.execute(sa.text(table))
+            columns = sa.inspect(connection).get_columns("asyncclients_batches")
+            if all(column["name"] != "counts" for column in columns):
+                raise StateMismatchError(
+                    "the database of the backfill has tables of another version of asyncclients",
+                    advice="Finish its jobs with that version, or give another database",
+                )
 
         await self.transact(create, max_outage=10.0)
 
