@@ -618,6 +618,19 @@ async def test_refresh_resumes_without_reading_again(job: Job) -> None:
     assert job.rows() == job.server.items
 
 
+async def test_pull_keeps_unreadable_items_of_interrupted_refresh(job: Job) -> None:
+    """A complete pull run again leaves the file that an interrupted refresh has begun."""
+    await job.pull()
+    job.server.invalid[2] = [InvalidItem(raw=b"broken", reason="no JSON")]
+    job.server.before = fail_at(4)
+    with pytest.raises(NotFoundError):
+        await job.refresh(prefetch=0)
+    assert (await job.pull()).complete
+    report = await job.refresh()
+    assert (report.failed, report.failures) == (1, f"{job.state}.failed.jsonl")
+    assert len(Path(f"{job.state}.failed.jsonl").read_bytes().splitlines()) == 1
+
+
 async def test_refresh_of_whole_list_replaces_one_since(job: Job) -> None:
     """A refresh of the whole list does not continue one that was begun with since=."""
     await job.pull()

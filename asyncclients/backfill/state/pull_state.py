@@ -343,6 +343,9 @@ class Checkpoint(ABC):
     async def _open_reading(self, *, is_new: bool) -> None:
         """Begin the reading, or continue it: its time and its file of unreadable items."""
         reading, now = self.reading, time.time()
+        if reading.complete:  # the file may be that of an interrupted refresh
+            self._failures.mark = reading.failures
+            return
         if is_new:
             reading.began_at = now
             self._failures = DeadLetterFile(self._journal.path)
