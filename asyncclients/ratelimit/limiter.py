@@ -27,7 +27,7 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.adaptive import QUICK_RTT, TAIL, ArrivalSpacing, Feedback
 from asyncclients.ratelimit.control import NO_CONTROL, Control, clock_time
 from asyncclients.ratelimit.external import ExternalUsage
-from asyncclients.ratelimit.quota import ONE, Demand, Quota
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota
 from asyncclients.ratelimit.slots import CalendarWindow, Permit, SlidingWindow, Taken, Window
 from asyncclients.ratelimit.timer import system_time
 
@@ -404,7 +404,13 @@ class Limiter:
                 self._window((quota.group, quota), now).inherit(longest, now)
         self._set_rates()
 
-    def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
+    def nth_permit_at(
+        self,
+        calls: int,
+        now: float,
+        demand: Demand = ONE,
+        priority: Priority = Priority.BACKGROUND,  # noqa: ARG002 - a store may delay one class
+    ) -> float:
         """Return the estimated instant at which *calls* more calls of *demand* have been sent."""
         windows, cost = self._taken_by(demand, now).windows, demand.cost
         at, interval = max(now, self.feedback.paused_until), 0.0
@@ -421,7 +427,12 @@ class Limiter:
                 at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
         return at
 
-    def delay(self, now: float, demand: Demand = ONE) -> Delay:
+    def delay(
+        self,
+        now: float,
+        demand: Demand = ONE,
+        priority: Priority = Priority.BACKGROUND,  # noqa: ARG002 - a store may delay one class
+    ) -> Delay:
         """Return the pause or the quota that delays a call of *demand* longest, from *now* on."""
         until = max(now, self.feedback.paused_until)
         name = "the vendor has rate-limited calls or is unavailable"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from asyncclients.ratelimit.quota import ONE, Demand
+from asyncclients.ratelimit.quota import ONE, Demand, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.control import Control
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Delay, Limiter, LimiterState
-    from asyncclients.ratelimit.quota import Priority, Quota
+    from asyncclients.ratelimit.quota import Quota
     from asyncclients.ratelimit.slots import Permit
 
 
@@ -48,8 +48,16 @@ class LimiterProtocol(Protocol):
     def on_rate_limited(
         self, now: float, retry_after: float | None, permit: Permit | None = None
     ) -> None: ...
-    def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float: ...
-    def delay(self, now: float, demand: Demand = ONE) -> Delay: ...
+    def nth_permit_at(
+        self,
+        calls: int,
+        now: float,
+        demand: Demand = ONE,
+        priority: Priority = Priority.BACKGROUND,
+    ) -> float: ...
+    def delay(
+        self, now: float, demand: Demand = ONE, priority: Priority = Priority.BACKGROUND
+    ) -> Delay: ...
     def add(self, quota: Quota, now: float) -> None: ...
     def is_idle(self, now: float) -> bool: ...
     def snapshot(self, now: float) -> LimiterState: ...

@@ -178,7 +178,8 @@ class Scheduler:
         self._queues = self._interactive, self.background = FlowQueue(), FlowQueue()
         # Calls that wait and have a deadline, and their places in the queue.
         self._deadlines: dict[asyncio.Future[Permit], tuple[PermitRequest, tuple[Flow, Kind]]] = {}
-        self._delayed_until: dict[Demand, float] = {}  # when its calls were examined last
+        # The delays of each kind of calls when they were examined last.
+        self._delayed_until: dict[tuple[Priority, Demand], float] = {}
         self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
         self._timer = Timer(loop, self.dispatch)
@@ -249,14 +250,15 @@ class Scheduler:
         own = min(own, self._ahead(queue, demand, now))
         slots = 1 + self._grants_before(own + demand.cost - 1, priority)
         same = queue.same_kind_ahead(request.flow, demand, front=request.is_retry)
-        eta = self._time_of(slots, 1 + same, demand, now)
+        eta = self._time_of(slots, 1 + same, demand, now, priority)
         if eta > left:
-            raise _refusal(request, eta, self.limiter.delay(now, demand), now)
+            raise _refusal(request, eta, self.limiter.delay(now, demand, priority), now)
 
     def expiry_error(self, request: PermitRequest) -> DeadlineExceededError:
         """Return the error of a call whose deadline has passed while it waited for a permit."""
         eta, now = self.eta(1, request.priority, request.demand), self.loop.time()
-        return _refusal(request, eta, self.limiter.delay(now, request.demand), now, is_over=True)
+        delay = self.limiter.delay(now, request.demand, request.priority)
+        return _refusal(request, eta, delay, now, is_over=True)
 
     def refuse_late(self) -> None:
         """Fail the waiting calls that a pause or a used-up quota keeps past their deadline.
@@ -267,16 +269,16 @@ class Scheduler:
         if not self._deadlines:
             return
         now = self.loop.time()
-        known: dict[Demand, float] = {}
-        longer: dict[Demand, Delay] = {}
-        for demand in {*self._interactive.kinds, *self.background.kinds}:
-            delay = self.limiter.delay(now, demand)
-            known[demand] = min(delay.until, max(now, self._delayed_until.get(demand, now)))
-            if delay.until > known[demand] + _LATE_BY:
-                longer[demand], known[demand] = delay, delay.until
+        known: dict[tuple[Priority, Demand], float] = {}
+        longer: dict[tuple[Priority, Demand], Delay] = {}
+        for kind in ((each, demand) for each in Priority for demand in self._queues[each].kinds):
+            delay = self.limiter.delay(now, kind[1], kind[0])
+            known[kind] = min(delay.until, max(now, self._delayed_until.get(kind, now)))
+            if delay.until > known[kind] + _LATE_BY:
+                longer[kind], known[kind] = delay, delay.until
         self._delayed_until = known
         for waiter, (request, place) in [*self._deadlines.items()] if longer else ():
-            late = longer.get(request.demand)
+            late = longer.get((request.priority, request.demand))
             if late is None or waiter.done():
                 continue
             if late.until > max(now, request.deadline_at) + _LATE_BY:
@@ -469,7 +471,8 @@ class Scheduler:
         now, queue = self.loop.time(), self._queues[priority]
         kind, ahead = queue.kinds.get(demand), self._ahead(queue, demand, now)
         slots = 1 + self._grants_before(ahead + calls * demand.cost - 1, priority)
-        return self._time_of(slots, calls + (kind.waiting if kind else 0), demand, now)
+        calls += kind.waiting if kind else 0
+        return self._time_of(slots, calls, demand, now, priority)
 
     def eta_of_flow(self, flow: str, calls: int, demand: Demand = ONE) -> float:
         """Estimated seconds until *calls* more background calls of *flow* have been sent.
@@ -479,13 +482,15 @@ class Scheduler:
         """
         now = self.loop.time()
         ahead = self.background.contending(flow, calls, self.planned) + self._interactive.waiting
-        return self._time_of(ahead + calls * demand.cost, calls, demand, now)
+        return self._time_of(ahead + calls * demand.cost, calls, demand, now, Priority.BACKGROUND)
 
-    def _time_of(self, slots: int, calls: int, demand: Demand, now: float) -> float:
+    def _time_of(
+        self, slots: int, calls: int, demand: Demand, now: float, priority: Priority
+    ) -> float:
         """Seconds until *slots* of all calls have been taken, and *calls* of *demand* sent."""
-        at = self.limiter.nth_permit_at(slots, now)
+        at = self.limiter.nth_permit_at(slots, now, ONE, priority)
         if demand is not ONE:
-            at = max(at, self.limiter.nth_permit_at(calls, now, demand))
+            at = max(at, self.limiter.nth_permit_at(calls, now, demand, priority))
         return max(0.0, at - now)
 
     def _ahead(self, queue: FlowQueue, demand: Demand, now: float) -> int:
@@ -551,9 +556,9 @@ class Scheduler:
 
     def _delays(self, now: float) -> Iterator[tuple[Delay, int]]:
         """Yield what delays the waiting calls of each kind longest, and their number."""
-        for queue in self._queues:
-            for demand, kind in queue.kinds.items():
-                yield self.limiter.delay(now, demand), kind.waiting
+        for priority in Priority:
+            for demand, kind in self._queues[priority].kinds.items():
+                yield self.limiter.delay(now, demand, priority), kind.waiting
 
     def backlog(self) -> tuple[int, Priority, Demand]:
         """Return how many waiting calls of the first kind could be sent, its class and demand.

@@ -68,6 +68,7 @@ class Wait(NamedTuple):
     until: float  # loop instant of the request
     name: str  # the name of the quota that decides
     delay: Delay  # that quota, and when it opens at the earliest
+    priority: int = 0  # the class that waits
 
     @property
     def group(self) -> str:
@@ -101,7 +102,7 @@ class LeaseState:
         self.last = LeaseResponse()
         self.control = NO_CONTROL  # the settings of an operator
         self.held_until = -math.inf  # the end of an operator's pause
-        self.asked_priority = 0  # the class for which it was asked
+        self.asked_priority, self.asked_demand = 0, ONE  # the calls for which it was asked
         self._clock = StoreClock()
         self._is_clock_suspect = False  # set forward: leases granted since are not used
         self._due_at = self._share_until = -math.inf  # of the next request; end of the block
@@ -113,15 +114,31 @@ class LeaseState:
 
     # --- What the limiter asks --------------------------------------------------------
 
-    def wait(self, demand: Demand, now: float) -> Wait:
-        """Return when the store may grant slots of *demand*, by its last response."""
-        wait = self._waits.get(demand)
-        return wait if wait is not None and wait.until > now else Wait(now, "", Delay(now))
+    def wait(self, demand: Demand, now: float, priority: int = 1) -> Wait:
+        """Return when the store may grant slots of *demand*, by its last response.
 
-    def opens_at(self, now: float, demand: Demand = ONE) -> float:
+        What background calls wait for need not delay interactive ones.
+        """
+        wait = self._waits.get(demand)
+        if wait is None or wait.until <= now or wait.priority > priority:
+            return Wait(now, "", Delay(now))
+        return wait
+
+    def opens_at(self, now: float, demand: Demand = ONE, priority: int = 1) -> float:
         """Return the earliest instant at which the store may grant another slot."""
-        until = self.wait(demand, now).until
+        until = self.wait(demand, now, priority).until
         return until + self.config.lease if until > now else now
+
+    def delay(self, now: float, demand: Demand, priority: int) -> Delay:
+        """Return what delays a call of *demand* at least.
+
+        A quota of all calls that delays those of the last request delays costlier ones as well.
+        """
+        found, asked = self.wait(demand, now, priority), self.asked_demand
+        last = self.wait(asked, now, priority)
+        if not last.group and asked.cost <= demand.cost:
+            found = max(found, last, key=lambda wait: wait.delay.until)
+        return found.delay
 
     def pause(self) -> Delay:
         """Return the delay by an operator's pause; it is over, or never was, if *until* is not later."""
@@ -364,8 +381,8 @@ class LeaseState:
             until += self._random.random() * lease / 2
         self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
         delay = self._delay_of(request, response, demand, base)
-        self._waits[demand] = Wait(until, response.waits_for, delay)
-        self.asked_priority = request.priority
+        self._waits[demand] = Wait(until, response.waits_for, delay, request.priority)
+        self.asked_priority, self.asked_demand = request.priority, demand
         self.log.on_response(received_at, ends_outage=self.outage.fallback is not None)
         self.outage.stop()
         self._learn_from_others(request, response, received_at)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from asyncclients.ratelimit.quota import ONE, Demand
+from asyncclients.ratelimit.quota import ONE, Demand, Priority
 from asyncclients.stores.protocol import parse_quotas
 
 if TYPE_CHECKING:
@@ -147,7 +147,13 @@ class SharedLimiter:
         self._state.rejected += 1
         self.client.wake_at(now, now)
 
-    def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
+    def nth_permit_at(
+        self,
+        calls: int,
+        now: float,
+        demand: Demand = ONE,
+        priority: Priority = Priority.BACKGROUND,
+    ) -> float:
         """Return when *calls* more calls can have been sent, with contenders taking turns."""
         local_at = self._local.nth_permit_at(calls, now, demand)
         at = max(local_at, self._state.held_until)
@@ -156,18 +162,20 @@ class SharedLimiter:
             return at if next_at == math.inf else max(at, next_at)
         turns = max(0, calls - self.slots.held(demand))
         if turns == calls:
-            opens_at = self._state.opens_at(now, demand)
+            opens_at = self._state.opens_at(now, demand, priority)
             at = max(at, opens_at)
             turns -= opens_at > now  # the store has counted the turns before the first call
         quotas = [quota for _, quota in demand.quotas(self.quotas) if not quota.unit]
         interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
         return at + turns * self._state.last.contenders * interval
 
-    def delay(self, now: float, demand: Demand = ONE) -> Delay:
+    def delay(
+        self, now: float, demand: Demand = ONE, priority: Priority = Priority.BACKGROUND
+    ) -> Delay:
         """Return what delays a call of *demand* longest, from *now* on."""
         found = [self._local.delay(now, demand), self._state.pause()]
         if self._outage.fallback is None and not self.slots.held(demand):
-            found.append(self._state.wait(demand, now).delay)
+            found.append(self._state.delay(now, demand, priority))
         return max(found, key=lambda delay: delay.until)
 
     def add(self, quota: Quota, now: float) -> None:

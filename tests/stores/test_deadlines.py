@@ -130,6 +130,39 @@ async def test_costlier_calls_are_refused_with_the_first() -> None:
     await world.stop()
 
 
+@pytest.mark.virtual_time
+async def test_costlier_call_is_refused_beside_calls_that_may_wait() -> None:
+    """It fails with the response for cheaper calls, although these remain first in the queue."""
+    world = world_of(FAST, DAILY)
+    first, second = world.start(), world.start()
+    for _ in range(10):
+        await permit(first, 10.0)
+    await asyncio.sleep(1)
+    patient = asyncio.create_task(permit(second, 1e5))
+    await asyncio.sleep(0)
+    await refusal(second, 6.0, Demand(2))
+    assert not patient.done()
+    patient.cancel()
+    await world.stop()
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("later", [0.0005, 1.0], ids=["before the response", "after it"])
+async def test_interactive_call_is_not_refused_by_what_delays_background(later: float) -> None:
+    """Background calls are spaced, and told to wait for minutes: an interactive call finds a slot."""
+    world = world_of(Quota(1000, 3600.0))
+    first, second = world.start(), world.start()
+    for _ in range(300):
+        await permit(first, 100.0)
+    await asyncio.sleep(1)
+    backlog = asyncio.create_task(permit(second, 1e5, None, BACKGROUND))
+    await asyncio.sleep(later)
+    await permit(second, 5.0)
+    assert not backlog.done()
+    backlog.cancel()
+    await world.stop()
+
+
 def process_is_empty(process: Process) -> bool:
     return not any(process.scheduler.queued().values())
 
