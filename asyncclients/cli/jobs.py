@@ -132,6 +132,9 @@ def job_of(name: str, table: Any, directory: Path = Path()) -> Job:
         )
     except msgspec.ValidationError as bad:
         raise ValueError(f"{place}: {bad}") from None
+    for each, value in options.items():  # msgspec reads the text "null" as None
+        if isinstance(value, str) and getattr(found, each) is None:
+            raise ValueError(f"{place}: `{each}` must not be {value!r}; leave it out")
     return Job(operation=operation, file=path, options=found, name=name)
 
 

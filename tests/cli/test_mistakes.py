@@ -615,6 +615,17 @@ def test_job_with_an_option_of_another_kind_is_refused(table: dict[str, Any], na
         job_of("tags", table)
 
 
+@pytest.mark.parametrize("option", ["share", "limit"])
+@pytest.mark.parametrize("text", ["null", "NULL"])
+def test_limit_of_a_job_is_not_lifted_by_a_text(option: str, text: str) -> None:
+    """The text "null" is no number: it does not stand for a job without the limit."""
+    table = {"push": "intouch.tags", "file": "t.csv", option: text}
+    with pytest.raises(ValueError, match=f"jobs.tags: `{option}` must not be '{text}'"):
+        job_of("tags", table)
+    job = job_of("tags", {"pull": "intouch.tags", "to": "t.csv", "key": text})
+    assert job.options == PullOptions(key=text)
+
+
 def test_numbers_and_switches_of_a_job_may_be_in_quotes() -> None:
     """A number or a truth value that is written as text is read; text stays text."""
     table = {"push": "intouch.tags", "file": "t.csv", "share": "0.6", "limit": "3"}
