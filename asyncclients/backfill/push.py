@@ -326,8 +326,11 @@ class Push:
             await self._for_unknown_rows(self._send_again)
 
     async def _unknown_rows(self) -> list[Row]:
-        found = await self._log.unknown_rows()
-        return [Row(each.number, each.line, each.row) for each in found]
+        log = self._log
+        return [
+            Row(each.number, each.line, each.row, is_edited=log.is_edited(each.number))
+            for each in await log.unknown_rows()
+        ]
 
     async def _for_unknown_rows(self, work: Callable[[Row], Awaitable[None]]) -> None:
         """Await *work* for as many unknown rows as this run may still handle."""

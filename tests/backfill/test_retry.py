@@ -349,7 +349,10 @@ async def test_retry_keeps_the_edits_of_an_unknown_row(csv: Path, state: Path) -
     failure[:] = [UnauthorizedError("revoked")]
     with pytest.raises(UnauthorizedError):
         await push(csv, take, state=state, unknown="resend")
+    failure[:] = [ConnectionResetError("cut")]
+    assert counts(await push(csv, take, state=state)) == (9, 0, 1, 0)
     failure.clear()
+    assert counts(await push(csv, take, state=state, unknown="resend")) == (9, 1, 0, 0)
     vendor.rejected.clear()
-    assert counts(await push(csv, take, state=state)) == (10, 0, 0, 0)
+    assert counts(await push(csv, take, state=state, retry_failed=True)) == (10, 0, 0, 0)
     assert [row["name"] for row in vendor.held if row["n"] == "5"] == ["corrected"]

@@ -226,6 +226,10 @@ class JournalRowLog:
             data = row.data.replaced(cast("dict[str, Any]", data))
         return Row(row.number, row.line, data, is_edited=True)
 
+    def is_edited(self, number: int) -> bool:
+        """Return whether the content of row *number*, without an outcome, is that of a person."""
+        return self._retried.get(number, msgspec.UNSET) is not msgspec.UNSET
+
     # --- Changes ------------------------------------------------------------------------
 
     def set_read(self, read: int, digest: str) -> None:
