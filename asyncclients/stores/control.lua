@@ -6,13 +6,18 @@
 
 local time, packed = redis.call('TIME'), redis.call('GET', KEYS[1])
 if #ARGV > 0 then
-  local state, keep = cmsgpack.unpack(packed or ARGV[5]), 86400000
+  local state, needed_for = cmsgpack.unpack(packed or ARGV[5]), 0
   state[ARGV[1]], state.vendor = ARGV[2], ARGV[3]
   if state.operator_pause ~= '' then
     local stop = cjson.decode(state.operator_pause)['until']
-    keep = keep + math.ceil(math.max(0, stop - time[1])) * 1000
+    needed_for = math.ceil(stop - time[1]) * 1000
   end
-  if state.operator_quotas ~= '' then keep = ARGV[4] end
+  for _, quota in pairs(state.quotas or {}) do  -- their windows still count
+    local spec = quota.spec
+    local ends_in = spec.calendar == '' and 2 * spec.period or spec.next - time[1] * 1000000
+    needed_for = math.max(needed_for, math.ceil(ends_in / 1000))
+  end
+  local keep = state.operator_quotas ~= '' and ARGV[4] or math.max(0, needed_for) + 86400000
   for field, value in pairs(state) do  -- MessagePack would write an empty mapping as an array
     if type(value) == 'table' and next(value) == nil then state[field] = nil end
   end

@@ -574,6 +574,22 @@ async def test_redis_keeps_a_long_pause(url: str) -> None:
     assert int(str(left)) > 3 * 86_400_000
 
 
+@pytest.mark.parametrize("unit", ["", "month:UTC"])
+async def test_pause_leaves_the_calls_of_a_long_window(url: str, unit: str) -> None:
+    """After a pause that is set and ended Redis remembers the calls of two weeks as long as before."""
+    wall, week = round(time.time() * SECOND), 7 * 86_400 * SECOND
+    quota = QuotaSpec(
+        limit=9, period=week, interval=1, burst=9.0, calendar=unit, start=wall, next=wall + 2 * week
+    )
+    backend, control = RedisLimits(url).backend(), LimitsControl(RedisLimits(url))
+    await backend.apply("scope", lease_request(quotas=(quota,), wall=wall, count=2, vendor="emma"))
+    for change in (control.pause("emma", 60), control.resume("emma")):
+        await change
+        left = command(url, "PTTL", redis_key("asyncclients", "scope", "state"))
+        assert int(str(left)) > 14 * 86_400_000
+    await backend.aclose()
+
+
 async def test_file_keeps_what_an_operator_has_set(tmp_path: Path) -> None:
     """A scope that nobody uses for a month keeps its vendor, a longer pause and quotas that are set."""
     path = tmp_path / "limits.db"
