@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import shared_simulation
+from redis import Redis
 
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.stores import redis_client
@@ -128,7 +129,7 @@ def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
     server = Server()
     server.start()
     granted = 0
-    with connect(server.url) as client:
+    with Redis.from_url(server.url) as client:
         assert _TIME in load_script()
         name = client.script_load(load_script().replace(_TIME, "local now = tonumber(ARGV[4])"))
         used = cpu(server)
