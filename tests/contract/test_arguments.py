@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +44,10 @@ from tests.support.clients import CLIENTS
 from tests.support.leaks import CANARY, leaks
 
 NAN, INF = float("nan"), float("inf")
-SECONDS: Final = [0, 0.0, -1, -0.5, NAN, INF, -INF, 10**400, True, "30", timedelta(seconds=3), [1]]
+SECONDS: Final = [
+    *[0, 0.0, -1, -0.5, NAN, INF, -INF, 10**400, True, "30", timedelta(seconds=3), [1]],
+    Decimal("0.5"),
+]
 """Values that are no number of seconds above 0."""
 COUNTS: Final = [0, -1, NAN, INF, 1.0, 2.5, True, False, "3", [1], 1 + 0j]
 """Values that are no whole number of at least 1."""
