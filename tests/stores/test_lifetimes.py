@@ -43,8 +43,8 @@ class Store(MemoryStore):
 def lease_clients(store: Store) -> list[LeaseClient]:
     """Return the lease clients of *store* that are still referenced."""
     gc.collect()
-    found = [thing for thing in gc.get_objects() if type(thing) is LeaseClient]
-    return [client for client in found if client._backend is store]
+    clients = [thing for thing in gc.get_objects() if type(thing) is LeaseClient]
+    return [each for each in clients if each._backend is store]  # pyright: ignore[reportPrivateUsage]
 
 
 async def use(pool: SessionPool, url: str, key: str = "key-one") -> None:
