@@ -1,12 +1,18 @@
-"""The memory of a pull stays bounded."""
+"""The memory of a pull stays bounded, and is freed."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
+
+from asyncclients.backfill import pull
+from asyncclients.backfill.state import pull_state
+from asyncclients.paging import Page, Paginator
 
 PROBE = Path(__file__).with_name("memory_probe.py")
 
@@ -41,3 +47,26 @@ async def test_refresh_of_a_million_items_takes_bounded_memory(tmp_path: Path, s
     arguments = (str(tmp_path / "pull.db"), str(tmp_path / f"out{suffix}"))
     assert await peak(*arguments) < 150 * 2**20
     assert await peak(*arguments) < 150 * 2**20
+
+
+async def test_pull_frees_its_keys_when_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys of a pull are freed at once, not by a later search for unreachable objects."""
+    kept = WeakSet[pull_state.SeenKeys]()
+
+    class Seen(pull_state.SeenKeys):
+        def __init__(self) -> None:
+            super().__init__()
+            kept.add(self)
+
+    async def fetch(number: int) -> Page[dict[str, int]]:
+        return Page(items=[{"id": 1}], number=number, total=1, last=True)
+
+    monkeypatch.setattr(pull_state, "SeenKeys", Seen)
+    gc.disable()
+    try:
+        await pull(Paginator(fetch), tmp_path / "out.jsonl", state=tmp_path / "pull.db")
+        assert not kept
+    finally:
+        gc.enable()

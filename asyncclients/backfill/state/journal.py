@@ -289,6 +289,7 @@ class Journal:
 
     def _release(self, _: object = None) -> None:
         assert self._closed is not None
+        self._collect = lambda: Changes(())  # its owner refers to this journal as well
         try:
             self._thread.shutdown(wait=False)
             self._lock.release()
