@@ -29,7 +29,10 @@ end
 redis.call('ZADD', KEYS[2], 'XX', 0, '')  -- fails while memory is full, before anything is written
 
 local packed = redis.call('GET', STATE)
-local state = cmsgpack.unpack(packed or ARGV[3])
+local _, state = pcall(cmsgpack.unpack, packed or ARGV[3])
+if type(state) ~= 'table' or not state.epoch then
+  return redis.error_reply('WRONGTYPE The state was written by another program')
+end
 for _, field in ipairs({'members', 'quotas', 'groups'}) do state[field] = state[field] or {} end
 
 -- What an operator has set: a pause, and quotas that replace the configured ones.

@@ -380,6 +380,16 @@ async def test_redis_keys_expire_and_contain_no_credential(url: str) -> None:
             assert secret not in " ".join(names)
 
 
+@pytest.mark.parametrize("content", ["4711", "\x80", "text"])
+async def test_state_of_another_program_is_refused(url: str, content: str) -> None:
+    """A text under the name of a scope's state is an error of configuration, not an outage."""
+    backend = RedisLimits(url).backend()
+    command(url, "SET", script_keys("asyncclients", "scope", QUIET)[0], content)
+    with pytest.raises(ConfigurationError, match="holds other data"):
+        await backend.apply("scope", QUIET)
+    await backend.aclose()
+
+
 def test_keys_of_a_scope_share_one_hash_tag() -> None:
     """The hash tag is the scope, whatever the prefix."""
     names = script_keys("my{odd", "0123abcd", QUIET)
