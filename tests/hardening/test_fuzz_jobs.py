@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -364,21 +364,6 @@ class MemorySink:
         self._faults.maybe("sink")
 
 
-class OverlappingMemorySink(MemorySink):
-    """One that takes items while it makes durable what it had before."""
-
-    async def begin_flush(self) -> tuple[int, Coroutine[Any, Any, None]]:
-        self._faults.maybe("sink")
-        position = len(self._items)
-
-        async def durable() -> None:
-            await asyncio.sleep(0.01)
-            self._faults.maybe("sink")
-            self._durable = max(self._durable, position)
-
-        return position, durable()
-
-
 class PullCase:
     """One pull, as its seed has it."""
 
@@ -388,7 +373,7 @@ class PullCase:
         self.state, self.path = folder / "s.db", folder / "items.jsonl"
         self.pages = random.choice((1, 2, 9, 30))
         self.kind = random.choice(("paginator", "iterator", "async"))
-        self.sink = random.choice((MemorySink, OverlappingMemorySink))(self.faults)
+        self.sink = MemorySink(self.faults)
         self.to: Any = self.path if random.random() < 0.3 else self.sink
 
     def _page(self, number: int) -> Page[Any]:
