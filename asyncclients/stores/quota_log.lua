@@ -486,7 +486,7 @@ if is_withheld then
 end
 
 -- MessagePack writes an empty table as an array, so the state has none of a mapping.
-local ends_in = math.max(longest * 2, last_end - request.wall)
+local ends_in = math.max(longest * 2, last_end - request.wall, request.ttl)
 local keep = math.ceil((ends_in + held) / 1000) + 120000
 for _, log in pairs(LOGS) do redis.call('PEXPIRE', log, math.ceil(longest / 500) + 120000) end
 if state.operator_quotas ~= '' then keep = RULES.keep_control / 1000 end

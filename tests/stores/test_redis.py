@@ -31,7 +31,7 @@ from tests.support.shared_quota import call_each, most_in
 from tests.support.valkey_server import Proxy, Server, command, connect
 
 from .quota_worker import Lag
-from .test_quota_log import QUIET, lease_request
+from .test_quota_log import QUIET, SECOND, lease_request
 from .worker_fleet import Trial, judged
 
 FAST = {"intouch": (20, 1.0)}
@@ -378,6 +378,15 @@ async def test_redis_keys_expire_and_contain_no_credential(url: str) -> None:
             assert all(0 < client.pttl(name) <= 200_000 for name in names)
             secret = sandbox.environ["INTOUCH_API_KEY"]
             assert secret not in " ".join(names)
+
+
+async def test_redis_knows_an_idle_process_as_long_as_its_membership_lasts(url: str) -> None:
+    """Its block is not given to another, although nobody asks for minutes."""
+    backend, minutes = RedisLimits(url).backend(), 360 * SECOND
+    await backend.apply("scope", lease_request(ttl=minutes, heartbeat_due=minutes // 3))
+    left = command(url, "PTTL", script_keys("asyncclients", "scope", QUIET)[0])
+    assert int(str(left)) * 1000 > minutes
+    await backend.aclose()
 
 
 @pytest.mark.parametrize("content", ["4711", "\x80", "text"])
