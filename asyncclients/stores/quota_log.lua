@@ -33,7 +33,8 @@ local _, state = pcall(cmsgpack.unpack, packed or ARGV[3])
 if type(state) ~= 'table' or not state.epoch then
   return redis.error_reply('WRONGTYPE The state was written by another program')
 end
-for _, field in ipairs({'members', 'quotas', 'groups'}) do state[field] = state[field] or {} end
+state.members, state.quotas = state.members or {}, state.quotas or {}
+state.groups = state.groups or {['']=true}  -- the slots of all calls count without a state, too
 
 -- What an operator has set: a pause, and quotas that replace the configured ones.
 local held = 0

@@ -389,6 +389,15 @@ async def test_redis_knows_an_idle_process_as_long_as_its_membership_lasts(url: 
     await backend.aclose()
 
 
+async def test_slots_count_in_redis_without_the_state(url: str) -> None:
+    """A server that evicts keys evicts the state alone: a new process waits for the slots in the log."""
+    backend = RedisLimits(url).backend()
+    assert (await backend.apply("scope", lease_request(count=2))).opens_in == (0, 0)
+    command(url, "DEL", script_keys("asyncclients", "scope", QUIET)[0])
+    assert (await backend.apply("scope", lease_request(process="b", count=1))).opens_in == ()
+    await backend.aclose()
+
+
 @pytest.mark.parametrize("content", ["4711", "\x80", "text"])
 async def test_state_of_another_program_is_refused(url: str, content: str) -> None:
     """A text under the name of a scope's state is an error of configuration, not an outage."""
