@@ -267,6 +267,7 @@ class Scheduler:
         longer than when they were examined last.
         """
         if not self._deadlines:
+            self._delayed_until.clear()  # a pause that was examined may end early
             return
         now = self.loop.time()
         known: dict[tuple[Priority, Demand], float] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from asyncclients import DeadlineExceededError, IntouchClient, Quota, SessionPoo
 from asyncclients.core.events import ScopeEvents
 from asyncclients.core.explain import explain
 from asyncclients.core.scope import Scope
+from asyncclients.ratelimit.control import Control
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.quota import Demand, Priority
 from asyncclients.ratelimit.scheduler import PermitRequest
@@ -88,6 +90,23 @@ async def test_waiting_calls_are_refused_when_an_operator_pauses() -> None:
     assert not calls[1].done()
     await calls[1]
     assert now() == pytest.approx(61, abs=1)
+    await world.stop()
+
+
+@pytest.mark.virtual_time
+async def test_second_pause_of_an_operator_refuses_a_waiting_call() -> None:
+    """The first pause, which was to last longer, ended early; the next one counts from its begin."""
+    world = world_of(Quota(1, 10.0))
+    process = world.start()
+    await permit(process, 1.0)
+    for seconds in (60, 40):
+        world.store.control = pause_of(seconds)
+        with pytest.raises(DeadlineExceededError):
+            await asyncio.wait_for(permit(process, 15.0), 2)
+        world.store.control = Control()
+        await asyncio.sleep(10)
+        await permit(process, math.inf)
+        await asyncio.sleep(0.3)
     await world.stop()
 
 
