@@ -484,22 +484,18 @@ class Delivery:
         On the first error, or when cancelled, *stop* ends the supply of rows, nothing more is sent,
         and calls on the wire have `GRACE` seconds to finish.
         """
-        running: list[Task[None]] = []
+        ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
         with call_context(Priority.BACKGROUND, self._flow, self.counter):  # a source may send too
-            running += [asyncio.create_task(work()) for _ in range(self._to.concurrency)]
-        for task in running:
-            task.add_done_callback(_error_of)  # else asyncio logs the errors that come later
+            tasks = [asyncio.create_task(work()) for _ in range(self._to.concurrency)]
+        for task in tasks:
+            task.add_done_callback(lambda task: ended.put_nowait(_error_of(task)))
         error: BaseException | None = None
         try:
-            while running and error is None:
-                # `FIRST_EXCEPTION` ignores cancelled tasks.
-                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                ended = [task for task in running if task.done()]
-                running = [task for task in running if not task.done()]
-                errors = [found for task in ended if (found := _error_of(task)) is not None]
-                error = next(iter(errors), None)
+            for _ in tasks:
+                if (error := await ended.get()) is not None:
+                    break
         finally:
-            await self._drain([task for task in running if not task.done()], stop)
+            await self._drain([task for task in tasks if not task.done()], stop)
         if error is not None:
             raise error
 

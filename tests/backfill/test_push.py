@@ -697,3 +697,23 @@ async def test_push_counts_the_requests_of_its_source(sandbox: Sandbox, state: P
         report = await push(tags, vendor.take, state=state)
     assert (report.done, report.requests) == (3, len(sandbox.requests("intouch")))
     assert report.requests > 0
+
+
+@pytest.mark.virtual_time
+async def test_push_does_little_work_when_a_worker_ends(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of one of many workers does not make the run look at all the others."""
+    looked, wait = 0, asyncio.wait
+
+    def count(tasks: Any, **options: Any) -> Any:
+        nonlocal looked
+        looked += len(tasks)
+        return wait(tasks, **options)
+
+    async def take(seconds: int) -> None:
+        await asyncio.sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "wait", count)
+    assert (await push(range(100), take, state=state, concurrency=100)).done == 100
+    assert looked < 1000
