@@ -462,5 +462,9 @@ def _levels(parents: Mapping[int, int | None]) -> tuple[list[list[int]], list[in
 def deletion_order(items: Mapping[int, Item]) -> list[list[int]]:
     """Return the keys of *items* in groups, such that children are in groups before their parents."""
     keys = {item.id: key for key, item in items.items()}
-    groups, circles = _levels({key: keys.get(item.parent) for key, item in items.items()})
+    parents = {
+        key: None if item.parent == item.id else keys.get(item.parent)
+        for key, item in items.items()
+    }
+    groups, circles = _levels(parents)
     return [group for group in (circles, *reversed(groups)) if group]
