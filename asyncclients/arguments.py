@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -124,6 +125,8 @@ Seconds = Annotated[
 def check_value(name: str, value: object, kind: Any, *, advice: str = "") -> None:
     """Check that *value* is of the type *kind*, which may have constraints of msgspec."""
     try:
+        if isinstance(value, Decimal):  # fits a float for msgspec, but cannot be added to one
+            raise msgspec.ValidationError  # noqa: TRY301 - handled as the error of `convert`
         msgspec.convert(value, kind)
     except TypeError:
         return  # msgspec does not know unions of callables and other types
