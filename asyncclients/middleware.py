@@ -33,11 +33,7 @@ from asyncclients.core.network import never_sent
 from asyncclients.core.options import CallContext, current_call_context
 from asyncclients.core.pool import ScopePool, check_parts, scope_key
 from asyncclients.core.scope import Scope
-from asyncclients.errors import (
-    AsyncClientsError,
-    ConfigurationError,
-    DeadlineExceededError,
-)
+from asyncclients.errors import AsyncClientsError, ConfigurationError, DeadlineExceededError
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.quota import Demand, Priority, Quota, check_quotas
 from asyncclients.ratelimit.scheduler import PermitRequest
@@ -330,6 +326,5 @@ def _wrong_result(name: str, result: Any, form: str) -> ConfigurationError:
     is_number = isinstance(result, (int, float)) and name != "scope"  # else it may be a secret
     returned = shown(result) if is_number else f"a value of type {type(result).__name__}"
     return ConfigurationError(
-        f"quota_middleware: {name}= returned {returned}",
-        advice=f"Return {form}",
+        f"quota_middleware: {name}= returned {returned}", advice=f"Return {form}"
     )

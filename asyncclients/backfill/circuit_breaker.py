@@ -15,12 +15,7 @@ from random import random
 from typing import NamedTuple
 
 from asyncclients.backfill.files.source import Row
-from asyncclients.errors import (
-    AsyncClientsError,
-    BackfillStoppedError,
-    ForbiddenError,
-    error_text,
-)
+from asyncclients.errors import AsyncClientsError, BackfillStoppedError, ForbiddenError, error_text
 
 _THRESHOLD = 5
 """Failed calls in a row that open the circuit."""

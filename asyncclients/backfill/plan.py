@@ -260,11 +260,7 @@ def silenced(resource: Any) -> Any:
 
 @asynccontextmanager
 async def copied_journal(
-    state: str | os.PathLike[str],
-    job: JobIdentity,
-    *,
-    new_credential: bool,
-    new_map: bool = False,
+    state: str | os.PathLike[str], job: JobIdentity, *, new_credential: bool, new_map: bool = False
 ) -> AsyncGenerator[Journal]:
     """Open a copy of the state of *job*, or a new one if there is none, in a temporary directory.
 

@@ -17,9 +17,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequen
 from contextlib import aclosing
 from typing import Any
 
-from asyncclients.arguments import (
-    check_text,
-)
+from asyncclients.arguments import check_text
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import classify_error
 from asyncclients.backfill.files.source import iterate

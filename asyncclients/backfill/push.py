@@ -269,11 +269,7 @@ class Push:
         self._left = sys.maxsize if options.limit is None else options.limit
         self._is_complete = False
         self._estimator = EtaEstimator(
-            delivery.counter,
-            options.flow,
-            log.settled_count,
-            max(1, delivery.batch),
-            options.limit,
+            delivery.counter, options.flow, log.settled_count, max(1, delivery.batch), options.limit
         )
 
     async def run(self) -> Report:

@@ -27,12 +27,7 @@ from asyncclients.backfill.state.pull_state import LastRefresh, PullState
 from asyncclients.backfill.state.push_state import PushState, Unknown, read_unknown
 from asyncclients.backfill.state.sync_state import SyncState
 from asyncclients.errors import StateInUseError, StateMismatchError
-from asyncclients.own_files import (
-    FAILED_SUFFIX,
-    check_companions,
-    holder_of,
-    target_of,
-)
+from asyncclients.own_files import FAILED_SUFFIX, check_companions, holder_of, target_of
 
 _ON_THE_WIRE = "on the wire when the state was last saved"
 

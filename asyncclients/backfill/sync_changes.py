@@ -49,12 +49,7 @@ SENT = (Action.CREATE, Action.UPDATE, Action.LOCATE)
 
 
 def decide(
-    digest: int,
-    listed: int | None,
-    known: Item | None,
-    rejected: int | None,
-    *,
-    may_find: bool,
+    digest: int, listed: int | None, known: Item | None, rejected: int | None, *, may_find: bool
 ) -> Action:
     """Return the action for a row without a pending create.
 

@@ -120,8 +120,7 @@ class Target:
                 continue
             reason = getattr(self.subject, f"no_{method}", f"it has no method {method}")
             raise ConfigurationError(
-                f"{self.name} cannot be used with {what}: {reason}",
-                advice=f"Leave {what} out",
+                f"{self.name} cannot be used with {what}: {reason}", advice=f"Leave {what} out"
             )
 
     def list(self) -> Paginator[Any]:

@@ -30,12 +30,7 @@ from asyncclients.core.error_mapping import (
     retry_after,
     unknown_outcome,
 )
-from asyncclients.core.events import (
-    Callback,
-    CallEvents,
-    captures,
-    logger,
-)
+from asyncclients.core.events import Callback, CallEvents, captures, logger
 from asyncclients.core.options import CallContext, Options, OutgoingRequest, current_call_context
 from asyncclients.core.prepare import PreparedRequest, prepare
 from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide_failure
@@ -193,9 +188,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise invalid_value(problem, endpoint, self.vendor, self.login)
 
     async def send(
-        self,
-        request: Request[T],
-        kind: Callable[[ClientConfig, Request[T]], Call[T]] | None = None,
+        self, request: Request[T], kind: Callable[[ClientConfig, Request[T]], Call[T]] | None = None
     ) -> T:
         """Send *request*, retry it as its policy allows, and return its decoded response.
 

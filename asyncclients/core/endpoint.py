@@ -187,10 +187,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
 
     def _wrong(self, message: str, form: str) -> InvalidValueError:
         return InvalidValueError(
-            message,
-            operation=self.operation,
-            method=self.method,
-            advice=f"Write it as in {form}",
+            message, operation=self.operation, method=self.method, advice=f"Write it as in {form}"
         )
 
 

@@ -83,12 +83,7 @@ class FlowQueue:
         return ONE in self.kinds and len(self.kinds) == 1
 
     def push(
-        self,
-        name: str | None,
-        waiter: asyncio.Future[Permit],
-        demand: Demand = ONE,
-        *,
-        front: bool,
+        self, name: str | None, waiter: asyncio.Future[Permit], demand: Demand = ONE, *, front: bool
     ) -> tuple[Flow, Kind]:
         """Add *waiter* at the end of flow *name*, or at its front; return where it is."""
         if len(self._flows) >= self._most_flows:

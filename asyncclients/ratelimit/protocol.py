@@ -49,11 +49,7 @@ class LimiterProtocol(Protocol):
         self, now: float, retry_after: float | None, permit: Permit | None = None
     ) -> None: ...
     def nth_permit_at(
-        self,
-        calls: int,
-        now: float,
-        demand: Demand = ONE,
-        priority: Priority = Priority.BACKGROUND,
+        self, calls: int, now: float, demand: Demand = ONE, priority: Priority = Priority.BACKGROUND
     ) -> float: ...
     def delay(
         self, now: float, demand: Demand = ONE, priority: Priority = Priority.BACKGROUND

@@ -80,9 +80,7 @@ KINDS = {
         fields={
             "name": _text(255),
             "client_code": _text(
-                255,
-                r"\A[\w-]+\Z",
-                "must be at most 255 letters, numbers, dashes and underscores.",
+                255, r"\A[\w-]+\Z", "must be at most 255 letters, numbers, dashes and underscores."
             ),
             "type": Literal["location", "generic"],
             "parent_uuid": _UUID,

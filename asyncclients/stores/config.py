@@ -10,10 +10,7 @@ from msgspec import Meta
 from asyncclients.arguments import check_fields
 
 WhenDown = Literal["safe_share", "pause", "local"]
-Lease = Annotated[
-    float,
-    Meta(gt=0, le=1, description="above 0 s and at most 1 s", examples=[0.1]),
-]
+Lease = Annotated[float, Meta(gt=0, le=1, description="above 0 s and at most 1 s", examples=[0.1])]
 
 
 class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -148,11 +148,7 @@ class SharedLimiter:
         self.client.wake_at(now, now)
 
     def nth_permit_at(
-        self,
-        calls: int,
-        now: float,
-        demand: Demand = ONE,
-        priority: Priority = Priority.BACKGROUND,
+        self, calls: int, now: float, demand: Demand = ONE, priority: Priority = Priority.BACKGROUND
     ) -> float:
         """Return when *calls* more calls can have been sent, with contenders taking turns."""
         local_at = self._local.nth_permit_at(calls, now, demand)

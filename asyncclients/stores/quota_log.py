@@ -506,12 +506,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         return opens_in, retry_in, contenders, quota.name if quota and is_waiting else ""
 
     def _update_claim(
-        self,
-        request: LeaseRequest,
-        granted: int,
-        contenders: int,
-        keeps_until: int,
-        group: str,
+        self, request: LeaseRequest, granted: int, contenders: int, keeps_until: int, group: str
     ) -> None:
         """Keep the place of an expensive call that waits; delay the next one of a served process."""
         own, now = self.members[request.process], self.updated_at

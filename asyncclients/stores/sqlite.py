@@ -30,11 +30,7 @@ from asyncclients.own_files import foreign_companions, target_of
 from asyncclients.stores.clock import SECOND, micros
 from asyncclients.stores.config import StoreConfig, WhenDown, scope_name
 from asyncclients.stores.control import ScopeLimits, scope_limits
-from asyncclients.stores.protocol import (
-    LeaseRequest,
-    LeaseResponse,
-    StoreUnavailableError,
-)
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import SharedLimits
 

@@ -46,18 +46,9 @@ from asyncclients.integrations.dbos.heartbeat import (
 from asyncclients.integrations.dbos.progress import JobProgress, OnProgress
 from asyncclients.integrations.dbos.serializer import JSONSerializer, no_pickles
 from asyncclients.integrations.dbos.sqlite import Connection
-from asyncclients.integrations.dbos.workflows import (
-    pull_pages,
-    push_batches,
-    serving,
-)
+from asyncclients.integrations.dbos.workflows import pull_pages, push_batches, serving
 from asyncclients.integrations.jobs.database import Database
-from asyncclients.integrations.jobs.job_store import (
-    DbPageStore,
-    JobRecord,
-    JobStore,
-    digest_of,
-)
+from asyncclients.integrations.jobs.job_store import DbPageStore, JobRecord, JobStore, digest_of
 from asyncclients.integrations.jobs.worker import Resolve, Worker
 from asyncclients.own_files import in_thread
 

@@ -2,12 +2,7 @@
 
 from asyncclients.uploads import UploadReceipt
 from asyncclients.vendors.intempt.client import IntemptClient
-from asyncclients.vendors.intempt.models import (
-    DataItem,
-    EventMatches,
-    Segmentation,
-    ServiceInfo,
-)
+from asyncclients.vendors.intempt.models import DataItem, EventMatches, Segmentation, ServiceInfo
 
 __all__ = [
     "DataItem",

@@ -9,10 +9,7 @@ from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, standard_advice
 from asyncclients.ratelimit.quota import Quota
 
-REGIONS = {
-    "us": "https://api.totango.com/",
-    "eu": "https://api-eu1.totango.com/",
-}
+REGIONS = {"us": "https://api.totango.com/", "eu": "https://api-eu1.totango.com/"}
 """Region -> base URL, from the manual."""
 
 
