@@ -34,7 +34,6 @@ from asyncclients.backfill.prefetch import PagePrefetcher, Pages, SequentialRead
 from asyncclients.backfill.report import EtaEstimator, Progress, Report, RequestCounter
 from asyncclients.backfill.state.pull_state import Checkpoint, ItemKeys, Key
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
-from asyncclients.own_files import finish_before_cancel
 from asyncclients.paging import Page, Paginator
 
 _SAVE_INTERVAL = 0.2
@@ -158,10 +157,7 @@ class PullRun(ABC):
 
     async def _save(self) -> None:
         """Make the sink durable, then save."""
-        flush = self._use_sink(self._sink.flush())
-        if isinstance(self._sink, FileSink):  # so that a cancellation leaves the sink certain
-            flush = finish_before_cancel(flush)
-        self._checkpoint.reading.position = await flush
+        self._checkpoint.reading.position = await self._use_sink(self._sink.flush())
         await self._checkpoint.save()
         self._saved_at = self._loop.time()
 

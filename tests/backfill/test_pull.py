@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from math import nan
@@ -395,31 +394,6 @@ async def test_pull_saves_when_cancelled(to: Path, state: Path) -> None:
     server.asked.clear()
     await pull(server.list(), to, state=state)
     assert (ids(to), server.asked[0]) == (list(range(1000)), 50)
-
-
-async def test_pull_cancelled_while_it_flushes_keeps_its_pages(
-    to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cancellation that arrives while the file is made durable costs no page."""
-    loop, is_flushing, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-    write = vars(sinks)["_write"]
-
-    def write_slowly(file: Any, lines: Sequence[bytes], durable: bool) -> None:
-        if durable:
-            loop.call_soon_threadsafe(is_flushing.set)
-            go_on.wait(10)
-        write(file, lines, durable)
-
-    monkeypatch.setattr(sinks, "_write", write_slowly)
-    server = Server(1000)
-    work = asyncio.create_task(pull(server.list(), to, state=state, prefetch=0))
-    await is_flushing.wait()
-    work.cancel()
-    await asyncio.sleep(0.01)
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await work
-    assert read_status(state).done == 10 * len(server.asked) > 0
 
 
 class Shaky:
