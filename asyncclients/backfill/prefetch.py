@@ -162,7 +162,8 @@ class _Window:
         """Return page *number*, the next one."""
         self._most = self._reader.prefetch + 1
         self.start(number)
-        page = await self._pages[number]
+        await asyncio.wait([self._pages[number]])
+        page = self._pages[number].result()
         self._most = self._reader.prefetch
         del self._pages[number]
         return page
@@ -187,7 +188,8 @@ class _Window:
         pages, self._pages = [*self._pages.values()], {}
         for page in pages:
             page.cancel()
-        await asyncio.gather(*pages, return_exceptions=True)
+        if pages:
+            await asyncio.wait(pages)
 
 
 class SequentialReader:
