@@ -162,6 +162,7 @@ class _Window:
         """Return page *number*, the next one."""
         self._most = self._reader.prefetch + 1
         self.start(number)
+        # Not `await task`: a GeneratorExit that it raised would end this run without its cleanup.
         await asyncio.wait([self._pages[number]])
         page = self._pages[number].result()
         self._most = self._reader.prefetch

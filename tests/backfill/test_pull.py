@@ -382,6 +382,23 @@ async def test_seen_items_keep_keys_of_any_form(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
+async def test_pull_ends_in_order_when_a_page_raises_generator_exit(to: Path, state: Path) -> None:
+    """The run saves and closes its state before it raises the error; the next run resumes."""
+    server = Server(100)
+
+    def fail(number: int) -> None:
+        if number == 5:
+            raise GeneratorExit
+
+    server.before, server.seconds[5] = fail, 1.0  # so that the run waits for it
+    with pytest.raises(GeneratorExit):
+        await pull(server.list(), to, state=state)
+    assert read_status(state).done == 40
+    server.before = lambda _: None
+    await pull(server.list(), to, state=state)
+    assert ids(to) == list(range(100))
+
+
 async def test_pull_saves_when_cancelled(to: Path, state: Path) -> None:
     """Pages read before a cancellation are kept, and at most one is read again."""
     server = Server(1000)
