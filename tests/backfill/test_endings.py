@@ -357,6 +357,7 @@ async def test_push_step_keeps_row_unknown_if_its_client_is_closed() -> None:
     assert sent == 1
 
 
+@pytest.mark.virtual_time
 async def test_push_step_writes_nothing_for_requests_after_its_calls() -> None:
     """A task that a target left running, and that is rate-limited after the step, has no rows."""
     log, late, go_on = MemoryLog(), list[asyncio.Task[None]](), asyncio.Event()

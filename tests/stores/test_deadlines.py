@@ -48,6 +48,16 @@ async def permit(
     scheduler.on_done()
 
 
+async def world_with_used_up_day() -> tuple[SharedQuotaSimulation, Process]:
+    """Return processes of which one has used up the daily quota, and another of them."""
+    world = world_of(FAST, DAILY)
+    first, second = world.start(), world.start()
+    for _ in range(10):
+        await permit(first, 10.0)
+    await asyncio.sleep(1)
+    return world, second
+
+
 async def refusal(
     process: Process, deadline: float, demand: Demand | None = None
 ) -> DeadlineExceededError:
@@ -113,11 +123,7 @@ async def test_second_pause_of_an_operator_refuses_a_waiting_call() -> None:
 @pytest.mark.virtual_time
 async def test_first_call_is_refused_if_other_processes_have_used_a_daily_quota() -> None:
     """The error names the quota and when it opens, which is also the advice."""
-    world = world_of(FAST, DAILY)
-    first, second = world.start(), world.start()
-    for _ in range(10):
-        await permit(first, 10.0)
-    await asyncio.sleep(1)
+    world, second = await world_with_used_up_day()
     for _ in range(2):
         error = await refusal(second, 6.0)
         assert "the quota 10 per day (UTC) is used up until 2023-11-15 00:00:0" in error.message
@@ -130,11 +136,7 @@ async def test_first_call_is_refused_if_other_processes_have_used_a_daily_quota(
 @pytest.mark.virtual_time
 async def test_costlier_calls_are_refused_with_the_first() -> None:
     """A quota of all calls that is used up rejects interactive and background calls of any cost."""
-    world = world_of(FAST, DAILY)
-    first, second = world.start(), world.start()
-    for _ in range(10):
-        await permit(first, 10.0)
-    await asyncio.sleep(1)
+    world, second = await world_with_used_up_day()
     before = now()
     demands = (Demand(1), Demand(2), Demand(3))
     calls = [
@@ -152,11 +154,7 @@ async def test_costlier_calls_are_refused_with_the_first() -> None:
 @pytest.mark.virtual_time
 async def test_costlier_call_is_refused_beside_calls_that_may_wait() -> None:
     """It fails with the response for cheaper calls, although these remain first in the queue."""
-    world = world_of(FAST, DAILY)
-    first, second = world.start(), world.start()
-    for _ in range(10):
-        await permit(first, 10.0)
-    await asyncio.sleep(1)
+    world, second = await world_with_used_up_day()
     patient = asyncio.create_task(permit(second, 1e5))
     await asyncio.sleep(0)
     await refusal(second, 6.0, Demand(2))
