@@ -94,12 +94,13 @@ def _table(vendor: str) -> Iterator[str]:
     yield "| operation | method | path below the base URL | retried if the response is lost | in the manual |"
     yield "| --- | --- | --- | --- | --- |"
     for endpoint in endpoints(vendor):
+        is_printed = vendor not in _PRINTED or endpoint.operation in _PRINTED[vendor]
         cells = (
             _code(endpoint.operation),
             endpoint.method,
             _code(endpoint.path or "/"),
             _retried(endpoint),
-            "yes" if endpoint.operation in _PRINTED.get(vendor, endpoint.operation) else "no",
+            "yes" if is_printed else "no",
         )
         yield f"| {' | '.join(cells)} |"
 
