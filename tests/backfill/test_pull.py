@@ -399,6 +399,7 @@ async def test_pull_ends_in_order_when_a_page_raises_generator_exit(to: Path, st
     assert ids(to) == list(range(100))
 
 
+@pytest.mark.virtual_time
 async def test_pull_saves_when_cancelled(to: Path, state: Path) -> None:
     """Pages read before a cancellation are kept, and at most one is read again."""
     server = Server(1000)
