@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -172,25 +172,30 @@ def _read_pull(opened: _State, job: JobIdentity) -> Status:
 
 def _read_push(opened: _State, job: JobIdentity) -> Status:
     state = read_state(opened.database, PushState) or PushState()
-    unknown = _unknown_rows(opened, "SELECT * FROM intent ORDER BY number")
+    records = select(opened.database, "SELECT * FROM unknown")
+    records += [(number, line, bytes(row), "") for number, line, row in state.sent]
+    unknown = _unknown_rows(opened, sorted(records))
     settled = state.done + state.failed + len(unknown) + state.skipped
     return msgspec.structs.replace(
         _counts(opened, job, state, settled), unknown=len(unknown), unknown_rows=unknown
     )
 
 
-def _unknown_rows(opened: _State, sql: str) -> tuple[Unknown, ...]:
-    """Return the unknown rows among the intents that *sql* selects; none on the wire of a run."""
+def _unknown_rows(
+    opened: _State, records: Iterable[tuple[int, int, bytes, str]]
+) -> tuple[Unknown, ...]:
+    """Return the unknown rows among *records*; those without a reason are on the wire of a run."""
     return tuple(
         read_unknown((number, line, row, reason or _ON_THE_WIRE))
-        for number, line, row, reason in select(opened.database, sql)
+        for number, line, row, reason in records
         if reason or opened.running is None
     )
 
 
 def _read_sync(opened: _State, job: JobIdentity) -> Status:
     state = read_state(opened.database, SyncState) or SyncState()
-    unknown = _unknown_rows(opened, "SELECT key, line, row, reason FROM sync_intent ORDER BY line")
+    sql = "SELECT key, line, row, reason FROM sync_intent ORDER BY line"
+    unknown = _unknown_rows(opened, select(opened.database, sql))
     report = state.report(opened.failures)
     return Status(
         job=msgspec.structs.replace(job, source=state.source),

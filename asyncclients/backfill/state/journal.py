@@ -57,7 +57,7 @@ _MAX_LOG_SIZE = 4 * 2**20
 _NEEDS_LOG, _HAS_LOG = "needed", "applied"
 _TABLES = {
     "push": {
-        "intent": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT",
+        "unknown": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT",
         "retried": "number INTEGER PRIMARY KEY, row BLOB",
     },
     "pull": {

@@ -3,14 +3,15 @@
 | status  | meaning                                               | stored as                        |
 |---------|-------------------------------------------------------|----------------------------------|
 | pending | not sent, or sent and certainly not executed          | a number, once it was read       |
-| sent    | on the wire, and not idempotent                       | a row of a table                 |
-| unknown | may or may not have been executed                     | the same, with the reason        |
+| sent    | on the wire, and not idempotent                       | a number, with the row           |
+| unknown | may or may not have been executed                     | a row of a table                 |
 | failed  | rejected by the row type or by the vendor             | a line of a text file            |
 | done    | executed                                              | a count                          |
 | skipped | nothing to send                                       | a count                          |
 
 All but the first two are *settled*. Rows settle nearly in order, so of a million rows that were
-read a few are pending, and each commit replaces the whole state, one small value.
+read a few are pending, and each commit replaces the whole state, one small value. Most commits
+are that one statement: SQLite waits for the interpreter's lock at each row of a statement.
 
 `sent` is a write-ahead intent: it is durable before the request is sent. Rows that are `sent`
 when a run starts were on the wire when the previous run was killed; they become unknown.
@@ -23,9 +24,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import msgspec
 
@@ -45,11 +47,22 @@ from asyncclients.errors import StateMismatchError, error_text
 _KILLED = "the run was killed before the response arrived"
 
 
+class Sent(NamedTuple):
+    """A row that is on the wire; *row* is its content as JSON."""
+
+    number: int
+    line: int
+    row: msgspec.Raw
+
+
 class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces.
 
     Attributes:
-        pending: numbers of the rows read that are not settled, without those in the table `retried`.
+        pending: numbers of the rows read that are not settled, without the last *unsent* ones and
+            those in the table `retried`.
+        unsent: the number of rows at the end of those read that are all pending.
+        sent: rows that are on the wire and not idempotent.
         failed_unread: numbers of failed rows beyond those read, known from the file of failed rows.
         read: number of rows read, in all runs.
         total: number of rows of the input; None while it is unknown.
@@ -59,6 +72,8 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """
 
     pending: list[int] = msgspec.field(default_factory=list[int])
+    unsent: int = 0
+    sent: list[Sent] = msgspec.field(default_factory=list[Sent])
     failed_unread: list[int] = msgspec.field(default_factory=list[int])
     done: int = 0
     failed: int = 0
@@ -88,7 +103,7 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_unknown(record: tuple[int, int, bytes, str]) -> Unknown:
-    """Return the unknown row of one record of the table `intent`."""
+    """Return the unknown row of one record of the table `unknown`."""
     number, line, row, reason = record
     return Unknown(number=number, line=line, row=msgspec.json.decode(row), reason=reason)
 
@@ -105,15 +120,16 @@ class JournalRowLog:
 
     def __init__(self, journal: Journal, state: PushState) -> None:
         self._journal, self.state = journal, state
-        self.pending = set(state.pending)
+        unsent = range(state.read - state.unsent + 1, state.read + 1)
+        self.pending = {*state.pending, *unsent}
         self.unknown: set[int] = set()
         self.is_verified = False
         self._retried: dict[int, Any] = {}
         """Failed rows sent again, without outcome or unknown: edited content, else UNSET."""
         self._changed_retries: set[int] = set()
-        self._sent: set[int] = set()
+        self._sent = {each.number: each for each in state.sent}
         self._changed: dict[int, tuple[int, int, bytes, str] | None] = {}
-        """Records of the table `intent` for the next commit, None for one to delete."""
+        """Records of the table `unknown` for the next commit, None for one to delete."""
         self._failures = DeadLetterFile(journal.path)
 
     @classmethod
@@ -129,18 +145,16 @@ class JournalRowLog:
             await journal.saved()
         if found is None or log.state.is_retried:
             await log._remove_failures()
-        intents = await journal.read("SELECT * FROM intent")
-        log.unknown.update(number for number, _, _, reason in intents if reason)
+        log.unknown.update(
+            [number for (number,) in await journal.read("SELECT number FROM unknown")]
+        )
         for failure in await journal.run(log._failures.resume, log.state.failures):
             log._count_failure(failure.number)
-        for number, line, row, reason in intents:
-            if reason or log.is_pending(number):
-                log.unknown.add(number)
+        sent, log._sent = log._sent, {}
+        for number, line, row in sent.values():
+            if log.is_pending(number):
                 log.pending.discard(number)
-                if not reason:
-                    log._changed[number] = (number, line, row, _KILLED)
-            else:
-                log._changed[number] = None
+                log._set_unknown(number, line, bytes(row), _KILLED)
         await journal.saved()
         return log
 
@@ -214,8 +228,8 @@ class JournalRowLog:
     async def unknown_rows(self) -> list[Unknown]:
         """Return the unknown rows, ordered by number."""
         await self._journal.saved()
-        sql = "SELECT * FROM intent WHERE reason <> '' ORDER BY number"
-        return [read_unknown(record) for record in await self._journal.read(sql)]
+        records = await self._journal.read("SELECT * FROM unknown ORDER BY number")
+        return [read_unknown(record) for record in records]
 
     def current(self, row: Row) -> Row:
         """Return *row*, or a row with its edited content."""
@@ -244,8 +258,7 @@ class JournalRowLog:
     def record_intent(self, rows: Sequence[Row]) -> Awaitable[None]:
         """Record that *rows* are about to be sent; done when that is on disk."""
         for row in rows:
-            self._sent.add(row.number)
-            self._record(row, "")
+            self._sent[row.number] = Sent(row.number, row.line, msgspec.Raw(encode_row(row.data)))
         return self._journal.saved()
 
     def mark(
@@ -255,10 +268,11 @@ class JournalRowLog:
         state, has_record = self.state, status == "unknown"
         for row in rows:
             number = row.number
-            if number in self._sent or number in self.unknown:
+            if self._sent.pop(number, None) is not None:
+                has_record = True
+            if number in self.unknown:
                 has_record = True
                 self._changed[number] = None
-                self._sent.discard(number)
                 self.unknown.discard(number)
             if status == "unknown":
                 self.pending.discard(number)
@@ -267,8 +281,7 @@ class JournalRowLog:
             elif number not in self._retried:
                 self.pending.add(number)
             if status == "unknown" and error is not None:
-                self.unknown.add(number)
-                self._record(row, error_text(error))
+                self._set_unknown(number, row.line, encode_row(row.data), error_text(error))
             elif status == "failed" and error is not None:
                 self._failures.add(describe(row, error))
         if status in ("done", "failed", "skipped"):
@@ -285,8 +298,9 @@ class JournalRowLog:
             del self._retried[number]
             self._changed_retries.add(number)
 
-    def _record(self, row: Row, reason: str) -> None:
-        self._changed[row.number] = (row.number, row.line, encode_row(row.data), reason)
+    def _set_unknown(self, number: int, line: int, row: bytes, reason: str) -> None:
+        self.unknown.add(number)
+        self._changed[number] = (number, line, row, reason)
 
     def finish(self) -> None:
         """Mark the job as complete: nothing is pending."""
@@ -299,15 +313,20 @@ class JournalRowLog:
 
     def _changes(self) -> Changes:
         state, failures = self.state, self._failures
-        state.pending = sorted(self.pending)
+        pending = sorted(self.pending)
+        # The last of them follow each other up to `read`: there, a number less its index is constant.
+        constant = state.read - len(pending) + 1
+        first = bisect_left(range(len(pending)), constant, key=lambda each: pending[each] - each)
+        state.pending, state.unsent = pending[:first], len(pending) - first
+        state.sent = [*self._sent.values()]
         write_failures = failures.take()
         state.failures = failures.mark
         statements = [put_value("state", state)]
         changed, self._changed = self._changed, {}
         if gone := [(number,) for number, record in changed.items() if record is None]:
-            statements.append(Statement("DELETE FROM intent WHERE number = ?", gone))
+            statements.append(Statement("DELETE FROM unknown WHERE number = ?", gone))
         if kept := [record for record in changed.values() if record is not None]:
-            statements.append(Statement("INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?)", kept))
+            statements.append(Statement("INSERT OR REPLACE INTO unknown VALUES (?, ?, ?, ?)", kept))
         retries, self._changed_retries = self._changed_retries, set()
         if done := [(number,) for number in retries if number not in self._retried]:
             statements.append(Statement("DELETE FROM retried WHERE number = ?", done))
