@@ -155,32 +155,34 @@ class _Window:
 
     def __init__(self, reader: PagePrefetcher, until: int) -> None:
         self._reader, self._until = reader, until
-        self._next, self._most = 0, reader.prefetch
+        self._next, self._running, self._most = 0, 0, reader.prefetch
         self._pages: dict[int, asyncio.Task[Page[Any]]] = {}
 
     async def page(self, number: int) -> Page[Any]:
         """Return page *number*, the next one."""
         self._most = self._reader.prefetch + 1
         self.start(number)
-        # Not `await task`: a GeneratorExit that it raised would end this run without its cleanup.
-        await asyncio.wait([self._pages[number]])
-        page = self._pages[number].result()
+        task = self._pages[number]
+        if not task.done():
+            # Not `await task`: a GeneratorExit that it raised would end this run without its cleanup.
+            await asyncio.wait([task])
         self._most = self._reader.prefetch
         del self._pages[number]
-        return page
+        return task.result()
 
     def start(self, number: int) -> None:
         """Request page *number*, the next one, and those after it, as far as they exist."""
         self._next, furthest = number, number + 2 * self._reader.prefetch
         known = min(max(number, min(self._reader.last, furthest)), self._until)
         first = max(self._pages, default=number - 1) + 1
-        running = sum(not page.done() for page in self._pages.values())
-        for each in range(first, min(known + 1, first + self._most - running)):
+        for each in range(first, min(known + 1, first + self._most - self._running)):
             page = asyncio.create_task(self._reader.page(each))
             page.add_done_callback(self._on_done)
             self._pages[each] = page
+            self._running += 1
 
     def _on_done(self, _: asyncio.Task[Page[Any]]) -> None:
+        self._running -= 1
         if self._pages:
             self.start(self._next)
 
