@@ -119,7 +119,7 @@ class PagePrefetcher:
         Raises:
             PaginationError: the server repeats a page.
         """
-        path, ahead = Path(self.paginator.vendor, self.paginator.operation), _Window(self, until)
+        path, ahead = Path(self.paginator.vendor, self.paginator.operation), _ReadAhead(self, until)
         try:
             while True:
                 page = await ahead.page(number)
@@ -146,7 +146,7 @@ class PagePrefetcher:
             self.last = 0
 
 
-class _Window:
+class _ReadAhead:
     """The requests of a reader for the next pages, up to page *until*.
 
     At most `prefetch` run at a time, and one more while the next page is awaited. Pages that arrive

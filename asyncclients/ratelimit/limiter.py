@@ -1,8 +1,8 @@
 """The limiter of one scope: how many calls may be sent, and when.
 
-A scope is one vendor's origin with one credential. Every decision is a plain function of
-(state, now), in loop seconds: nothing here waits, reads a clock or knows an event loop. The rules;
-docs/theory-of-limits.md has the reasons and the proof:
+A scope is one origin with one credential, or with one `quota_key`. Every decision is a plain
+function of (state, now), in loop seconds: nothing here waits, reads a clock or knows an event
+loop. The rules; docs/theory-of-limits.md has the reasons and the proof:
 
 1. **Window (safety).** A slot of each quota is held from the send until *arrival bound + W*. The
    arrival bound is an instant by which the call has certainly arrived: the response with

@@ -135,9 +135,9 @@ def _patterns(operations: Any) -> tuple[str, ...]:
 
 
 class Share(msgspec.Struct, frozen=True, cache_hash=True):
-    """A part of every quota, above 0 and at most 1, that the calls of one kind of work may take.
+    """A part of every quota, above 0 and at most 1, that certain calls may take.
 
-    *name* is that of the work: its flow, or empty.
+    *name* is the flow of these calls, or empty.
     """
 
     name: str

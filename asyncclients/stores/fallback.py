@@ -374,8 +374,8 @@ class OutageLog:
         if others > 0:
             name += f" and {others} more scope{'s' * (others > 1)} ({self._vendor_names()})"
         store, reason = self._config.display_name, str(error)
-        for kind in ("store", "limit file"):
-            reason = reason.replace(f"the shared {kind} {store} ", "it ")
+        for noun in ("store", "limit file"):
+            reason = reason.replace(f"the shared {noun} {store} ", "it ")
         logger.warning(
             "%s: limit store %s unreachable: %s. Fallback %s: %s. Retrying every %g s. %s",
             *(name, store, reason.rstrip("."), self._config.when_down),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_SLOTS = 512
-"""Slots of each kind in one request; the rest is sent with the next one."""
+"""Slots in each list of one request; the rest is sent with the next one."""
 
 
 class Lease(NamedTuple):

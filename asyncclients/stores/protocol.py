@@ -1,10 +1,10 @@
 """The protocol between the processes that share a quota and the store that holds it.
 
-A *scope* is one vendor account. Its quotas hold for all processes together, so each process
-asks the store for permission to send: one `LeaseRequest` at a time for each scope, answered
-by a `LeaseResponse`. `lease_state.py` is the process's side, `quota_log.py` the store's
-side, and `quota_log.lua` the same for Redis. Instants and durations are whole microseconds
-of the store's clock, except where seconds are named.
+A *scope* is one origin with one credential, or with one `quota_key`. Its quotas hold for all
+processes together, so each process asks the store for permission to send: one `LeaseRequest`
+at a time for each scope, answered by a `LeaseResponse`. `lease_state.py` is the process's
+side, `quota_log.py` the store's side, and `quota_log.lua` the same for Redis. Instants and
+durations are whole microseconds of the store's clock, except where seconds are named.
 
 **Leases.** A request asks for slots for `count` calls, and a call of cost N takes N slots with
 consecutive numbers that open together. The store reserves them and responds with the instant
@@ -213,8 +213,8 @@ def parse_quotas(names: Iterable[str]) -> list[Quota]:
         name, _, calendar = name.partition("@")
         limit, _, period = name.partition("/")
         unit, _, timezone = calendar.partition(":")
-        kind, _, operations = group.partition(":")
-        if kind in {"", "operations"}:
+        calls, _, operations = group.partition(":")
+        if calls in {"", "operations"}:
             patterns = tuple(operations.split(",")) if operations else ()
             quota = Quota(int(limit), int(period) / SECOND, operations=patterns)
             found.append(replace(quota, unit=unit, timezone=timezone))

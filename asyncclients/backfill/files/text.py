@@ -63,7 +63,7 @@ _AHEAD = 2**16
 """Characters that are read ahead to be compared, and at most one line more."""
 _SIZE = 8
 """Bytes of a digest."""
-_WINDOW = 4096
+_SEARCHED_LINES = 4096
 """Known lines among which an unexpected line is searched. If more were removed, the rest is read."""
 
 
@@ -253,7 +253,7 @@ class TextReader:
         start = self._end_of_known
         if start >= len(self._known) or not (found := self._next_digests()):
             return range(0)
-        end = start + _WINDOW * _SIZE
+        end = start + _SEARCHED_LINES * _SIZE
         while (place := self._known.find(found[:_SIZE], start, end)) % _SIZE and place >= 0:
             start = place + 1  # across two digests
         if place < 0:
