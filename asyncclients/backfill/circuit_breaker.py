@@ -80,10 +80,8 @@ class CircuitBreaker:
 
     @asynccontextmanager
     async def _probe(self) -> AsyncGenerator[None]:
-        while self.is_open:
-            async with self._probing:
-                if self._failures < _THRESHOLD:  # the probe before this one succeeded
-                    break
+        async with self._probing:
+            if self.is_open:  # otherwise the probe before this one succeeded
                 # Not `_failures`: calls that were on the wire together count as one failure.
                 await self.backoff(self._failed_probes + 1)
                 self._failed_probes += 1  # `on_success` resets it
@@ -157,7 +155,7 @@ class ForbiddenRows:
             failed.append((waiting.row, waiting.error))
         return failed
 
-    def finish(self, *, any_done: bool) -> list[tuple[Row, ForbiddenError]]:
+    def on_end(self, *, any_done: bool) -> list[tuple[Row, ForbiddenError]]:
         """Return the rows that have failed, at the end of the input; raise as `add` does."""
         limit = _FORBIDDEN_AT_END if any_done or self._last_success else 1
         if self._waiting and self._streak() >= limit:

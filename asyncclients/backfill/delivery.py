@@ -72,8 +72,9 @@ from asyncclients.errors import (
 )
 from asyncclients.ratelimit.quota import Priority
 
-_TRIES = 3
-"""Times that a call is made while other calls succeed; the client's own retries come on top."""
+_MAX_FAILURES = 3
+"""Failures after which a call is given up; they count once another call has succeeded since its
+first one. The client's own retries come on top."""
 _MIN_ROWS = 50
 """Minimum number of rows for `max_failed` to apply."""
 GRACE = 30.0
@@ -89,8 +90,9 @@ PreparedRow = tuple[Row, Any]
 RowStatus = Literal["pending", "sent", "done", "skipped", "failed", "unknown"]
 """The status of a row.
 
-pending: certainly not executed, to be sent again; sent: on the wire, and not idempotent; done:
-executed; skipped: nothing to send; failed: rejected; unknown: it may or may not have been executed.
+pending: to be sent; it was not executed, or it is idempotent and may be executed twice; sent: on
+the wire, and not idempotent; done: executed; skipped: nothing to send; failed: rejected; unknown:
+it may or may not have been executed.
 """
 
 
@@ -171,15 +173,15 @@ def _check_target(target: Any) -> None:
         return  # a function in C may have no signature
 
 
-class SendGuard:
-    """Send hook of one call: records the intent before a request that is not idempotent is sent.
+class RowSendHook:
+    """The send hook of one call: records the intent before a request that is not idempotent is sent.
 
     The intent is recorded when the request has its permit, not when the call is made: after a
     crash only the rows on the wire are unknown, not those that waited in the queue.
 
     Attributes:
-        rows: empty after the call: a function of the user may leave a task running that still sends.
-        idempotent: whether the call may be sent twice; None until its request shows it.
+        rows: of the call; none after it, since a function of the user may leave a task that sends.
+        idempotent: whether the call may be sent twice; None until its first request shows it.
     """
 
     __slots__ = ("_delivery", "_maybe_executed", "idempotent", "rows")
@@ -228,7 +230,10 @@ class PartialResult(Protocol):
 
 
 class Failure(NamedTuple):
-    """A call whose rows are still pending; *is_final*: the same call would fail again."""
+    """A call whose rows are still pending.
+
+    *is_final*: the same call would fail again; *start*: number of the call, for `ForbiddenRows`.
+    """
 
     error: BaseException
     is_final: bool
@@ -267,14 +272,14 @@ class Delivery:
         self.breaker = breaker or CircuitBreaker(to.max_outage)
         self._call_target = call or to.target
         is_operation = endpoint_of(to.target) is not None
-        self._is_own_function = call is None and not is_operation
-        self.idempotent = bool(to.idempotent) if self._is_own_function else to.idempotent
+        self._is_users_function = call is None and not is_operation
+        self.idempotent = bool(to.idempotent) if self._is_users_function else to.idempotent
         self._is_idempotent = is_idempotent
         self.batch = to.batch_size
-        self._is_checked = is_operation and self.batch > 0
+        self._should_check_rows = is_operation and self.batch > 0
         self._tried = self._failed = self._in_flight = 0  # rows
         self._forbidden = ForbiddenRows()
-        self._guards: dict[Task[Any] | None, SendGuard] = {}
+        self._hooks: dict[Task[Any] | None, RowSendHook] = {}
         self.stopping = False
         self._has_called_function = False
 
@@ -308,7 +313,7 @@ class Delivery:
             return None
         try:
             value = self.converter.convert(row.data, coerce=coerce)
-            if self._is_checked:  # so that an invalid row does not cost its batch a call
+            if self._should_check_rows:  # so that an invalid row does not cost its batch a call
                 check_row(self._to.target, value)
         except Exception as error:  # noqa: BLE001 - the user's map may raise anything
             failure = error
@@ -342,29 +347,32 @@ class Delivery:
 
     # --- Calls ------------------------------------------------------------------------
 
-    async def _deliver(self, prepared: Sequence[PreparedRow], since: int | None = None) -> None:
+    async def _deliver(
+        self, prepared: Sequence[PreparedRow], successes_before: int | None = None
+    ) -> None:
         """Send *prepared* in one call, or in halves if the vendor rejects them together.
 
-        *since* is the number of successful calls when this call first failed.
+        *successes_before* is the number of successful calls when this call first failed.
         """
-        breaker, tries = self.breaker, 0
+        breaker, failures = self.breaker, 0
         while True:
             async with breaker.guard():
                 failure = await self._call(prepared)
             if failure is None:
                 return
-            since = breaker.successes if since is None else since
-            # Tries count only while other calls succeed: otherwise it is an outage.
-            tries += breaker.successes > since
-            if failure.is_final or tries >= _TRIES:
+            if successes_before is None:
+                successes_before = breaker.successes
+            # Failures count only while other calls succeed: otherwise it is an outage.
+            failures += breaker.successes > successes_before
+            if failure.is_final or failures >= _MAX_FAILURES:
                 break
-            await breaker.backoff(tries + 1)
+            await breaker.backoff(failures + 1)
         if len(prepared) == 1:
             self._give_up(prepared[0][0], failure)
             return
         middle = len(prepared) // 2
-        await self._deliver(prepared[:middle], since)
-        await self._deliver(prepared[middle:], since)
+        await self._deliver(prepared[:middle], successes_before)
+        await self._deliver(prepared[middle:], successes_before)
 
     def _give_up(self, row: Row, failure: Failure) -> None:
         error = failure.error
@@ -373,14 +381,14 @@ class Delivery:
         else:
             self._fail(row, error)
 
-    def finish(self) -> None:
+    def settle_forbidden_rows(self) -> None:
         """Decide about the rows that got a 403, after the last row was sent.
 
         Raises:
             ForbiddenError: the credential was revoked; the rows are pending.
             BackfillStoppedError: too many rows failed.
         """
-        for row, error in self._forbidden.finish(any_done=self.log.done > 0):
+        for row, error in self._forbidden.on_end(any_done=self.log.done > 0):
             self._fail(row, error)
 
     def _on_access_proved(self, start: int) -> None:
@@ -391,26 +399,26 @@ class Delivery:
         """Call the target once; return None if the outcome of its rows is recorded."""
         argument = [value for _, value in prepared] if self.batch else prepared[0][1]
         idempotent = self.idempotent
-        if self._is_idempotent is not None and self._is_own_function:
+        if self._is_idempotent is not None and self._is_users_function:
             idempotent = self._is_idempotent(argument)
-        task, guard = current_task(), SendGuard(self, [row for row, _ in prepared], idempotent)
-        self._guards[task] = guard
+        task, hook = current_task(), RowSendHook(self, [row for row, _ in prepared], idempotent)
+        self._hooks[task] = hook
         start = self._forbidden.begin()
         try:
-            if self._is_own_function:
+            if self._is_users_function:
                 self._has_called_function = True
-                await guard.before_call()
-            with call_context(Priority.BACKGROUND, self._flow, guard):
+                await hook.before_call()
+            with call_context(Priority.BACKGROUND, self._flow, hook):
                 result = await self._call_target(argument)
             missing = _missing(result, prepared) if self.batch else ()
         except BaseException as error:  # the target may raise anything
             if isinstance(error, Exception) or self._is_cancelled_by_target(error):
-                return self._on_error(error, guard, start)
-            self._on_interruption(guard)
+                return self._on_error(error, hook, start)
+            self._on_interruption(hook)
             raise
         finally:
-            guard.rows = ()
-            del self._guards[task]
+            hook.rows = ()
+            del self._hooks[task]
         self.breaker.on_success()
         self._on_success(prepared, missing)
         self._on_access_proved(start)
@@ -423,7 +431,7 @@ class Delivery:
         return cancelled and task is not None and not task.cancelling()
 
     def _on_success(self, prepared: Sequence[PreparedRow], missing: Collection[int]) -> None:
-        """Record *prepared* as done, except the values with the ids *missing*."""
+        """Record *prepared* as done, except those whose value has its `id()` in *missing*."""
         done = [row for row, value in prepared if id(value) not in missing]
         self._tried += len(done)
         self.log.mark(done, "done")
@@ -431,17 +439,17 @@ class Delivery:
             if id(value) in missing:
                 self._fail(row, ValueError("the vendor's response to the batch omits this row"))
 
-    def _on_error(self, error: BaseException, guard: SendGuard, start: int) -> Failure | None:
+    def _on_error(self, error: BaseException, hook: RowSendHook, start: int) -> Failure | None:
         """Return the failure of the call that raised *error*; None if its rows are unknown.
 
         Raises:
             AsyncClientsError: *error*, if no row caused it.
         """
-        rows, idempotent = guard.rows, bool(guard.idempotent)
-        status = classify_error(error, sent=guard.maybe_sent, idempotent=idempotent)
+        rows, idempotent = hook.rows, bool(hook.idempotent)
+        status = classify_error(error, maybe_sent=hook.maybe_sent, idempotent=idempotent)
         if status is None:
             if isinstance(error, ClientClosedError):
-                self._on_interruption(guard)
+                self._on_interruption(hook)
             else:
                 self.log.mark(rows, "pending")
             raise error
@@ -461,11 +469,11 @@ class Delivery:
             self._on_access_proved(start)
         return Failure(error, is_final, start)
 
-    def _on_interruption(self, guard: SendGuard) -> None:
-        if guard.maybe_sent and not guard.idempotent:
-            self.log.mark(guard.rows, "unknown", _INTERRUPTED)
+    def _on_interruption(self, hook: RowSendHook) -> None:
+        if hook.maybe_sent and not hook.idempotent:
+            self.log.mark(hook.rows, "unknown", _INTERRUPTED)
         else:
-            self.log.mark(guard.rows, "pending")
+            self.log.mark(hook.rows, "pending")
 
     # --- Workers ----------------------------------------------------------------------
 
@@ -499,7 +507,7 @@ class Delivery:
         stop()
         self.stopping = True
         for task in running:
-            if task not in self._guards or not self._guards[task].maybe_sent:
+            if task not in self._hooks or not self._hooks[task].maybe_sent:
                 task.cancel()
         try:
             await asyncio.wait(running, timeout=GRACE)
@@ -509,7 +517,9 @@ class Delivery:
             _, left = await asyncio.wait(running, timeout=_CANCEL_GRACE)
             if left:
                 logger.warning(
-                    "%d calls ignore their cancellation and are abandoned; their rows are unknown",
+                    "%s: %d calls ignore their cancellation and are abandoned; the next run sends "
+                    "their rows again if they are idempotent, and lists the others as unknown",
+                    self._flow,
                     len(left),
                 )
 
@@ -520,7 +530,7 @@ def _error_of(task: Task[Any]) -> BaseException | None:
 
 
 def _missing(result: Any, prepared: Sequence[PreparedRow]) -> Collection[int]:
-    """Return the ids of the values that *result* does not acknowledge."""
+    """Return the `id()` of each value that *result* does not acknowledge."""
     if not isinstance(result, PartialResult):
         return ()
     return {id(value) for value in result.unacknowledged([value for _, value in prepared])}
@@ -549,24 +559,24 @@ _MAYBE_EXECUTED = (
 _BAD_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 
-def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> RowStatus | None:
+def classify_error(error: BaseException, *, maybe_sent: bool, idempotent: bool) -> RowStatus | None:
     """Return what *error* means for the rows of the call that raised it: pending, failed or unknown.
 
-    None if no row caused it: the run ends. *sent*: a request may have been sent; *idempotent*: the
-    call may be sent twice.
+    None if no row caused it: the run ends. *maybe_sent*: a request may have been sent; *idempotent*:
+    the call may be sent twice.
     """
     if not isinstance(error, AsyncClientsError):
-        if isinstance(error, _BAD_VALUE) or not sent:
+        if isinstance(error, _BAD_VALUE) or not maybe_sent:
             return "failed"
         return "pending" if idempotent else "unknown"
     if isinstance(error, _STOPS):
         return None
-    if isinstance(error, DecodeError) and error.is_error_body and (idempotent or not sent):
+    if isinstance(error, DecodeError) and error.is_error_body and (idempotent or not maybe_sent):
         return "failed"
     if isinstance(error, _NOT_EXECUTED) or error.status in _NOT_EXECUTED_STATUSES:
         return "pending"
     if isinstance(error, TokenError):
         return None
     if isinstance(error, _MAYBE_EXECUTED):
-        return "pending" if idempotent or not sent else "unknown"
+        return "pending" if idempotent or not maybe_sent else "unknown"
     return "failed"

@@ -289,7 +289,7 @@ async def copied_journal(
 
 
 class PlannedDelivery(Delivery):
-    """Builds the requests of rows, without the guards and the circuit breaker of a run."""
+    """Builds the requests of rows, without the send hook and the circuit breaker of a run."""
 
     def __init__(
         self, to: PushTarget, converter: RowConverter, log: JournalRowLog, *, flow: str

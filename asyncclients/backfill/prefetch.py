@@ -86,7 +86,7 @@ class PagePrefetcher:
                         )
                 except Exception as error:
                     unreadable += isinstance(error, DecodeError)
-                    status = classify_error(error, sent=True, idempotent=True)
+                    status = classify_error(error, maybe_sent=True, idempotent=True)
                     max_unreadable = _MAX_RETRIES if self._is_lenient else 0
                     if status != "pending" or unreadable > max_unreadable:
                         raise

@@ -284,11 +284,11 @@ class Push:
         """Deliver all pending rows, or up to the limit; at their end, resolve the unknown ones."""
         try:
             await self._delivery.run(self._deliver_pending, self._pending.stop)
-            self._delivery.finish()
+            self._delivery.settle_forbidden_rows()
             self._is_complete = await self._pending.is_exhausted()
             if self._is_complete:
                 await self._resolve()
-                self._delivery.finish()
+                self._delivery.settle_forbidden_rows()
         except (BackfillStoppedError, InputError) as error:
             self._is_complete = False
             if isinstance(error, InputError) and not self._delivery.may_have_sent:

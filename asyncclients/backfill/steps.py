@@ -148,7 +148,7 @@ async def push_step(
         try:
             with call_context(Priority.BACKGROUND, flow, share=to.share):
                 await delivery.run(deliver, pending.clear)
-            delivery.finish()
+            delivery.settle_forbidden_rows()
         except StateInUseError:
             continue  # another run of this batch is active: read the log again
         finally:

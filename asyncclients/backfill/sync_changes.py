@@ -300,7 +300,7 @@ class ChangeLog:
         memory.remove_intent(change.key)
         self._write_failure(change.row, failure)
         self._state.failed += 1
-        is_final = classify_error(failure, sent=True, idempotent=True) == "failed"
+        is_final = classify_error(failure, maybe_sent=True, idempotent=True) == "failed"
         if is_final and change.action in SENT:
             memory.reject(change.key, change.digest, row_reason(failure))
         self._settle(change)

@@ -301,10 +301,10 @@ class Sync:
         if any(actions.count(action) for action in _READ):
             for level in range(self._tree.height):
                 await self._deliver(self._changes(level))
-        self._delivery.finish()
+        self._delivery.settle_forbidden_rows()
         for keys in await self._deletion_order():
             await self._deliver(self._items_to_delete(keys))
-        self._delivery.finish()
+        self._delivery.settle_forbidden_rows()
 
     async def _remember_lines(self) -> None:
         """Remember the lines of the rows that agree with their items, for the next run."""

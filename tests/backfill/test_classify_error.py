@@ -64,11 +64,11 @@ def test_classify_error_follows_its_table(
     error: Exception, idempotent: RowStatus | None, not_idempotent: RowStatus | None
 ) -> None:
     """Each error has the status of the table, for idempotent calls and others."""
-    assert classify_error(error, sent=True, idempotent=True) == idempotent
-    assert classify_error(error, sent=True, idempotent=False) == not_idempotent
+    assert classify_error(error, maybe_sent=True, idempotent=True) == idempotent
+    assert classify_error(error, maybe_sent=True, idempotent=False) == not_idempotent
 
 
 @pytest.mark.parametrize("error", [error for error, _, outcome in TABLE if outcome == UNKNOWN])
 def test_classify_error_makes_no_unsent_row_unknown(error: Exception) -> None:
     """If no request was sent, no row is unknown."""
-    assert classify_error(error, sent=False, idempotent=False) != UNKNOWN
+    assert classify_error(error, maybe_sent=False, idempotent=False) != UNKNOWN

@@ -153,10 +153,14 @@ async def test_push_source_that_fails_is_not_at_its_end(
     assert not read_status(state).complete
 
 
+@pytest.mark.parametrize("idempotent", [False, True])
 async def test_push_leaves_call_behind_that_ignores_its_cancellation(
-    state: str, caplog: pytest.LogCaptureFixture
+    state: str, caplog: pytest.LogCaptureFixture, idempotent: bool
 ) -> None:
-    """A target that cannot be cancelled delays the end of a push by its grace, no longer."""
+    """A target that cannot be cancelled delays the end of a push by its grace, no longer.
+
+    The warning says what becomes of its row: it is sent again if idempotent, otherwise unknown.
+    """
     over = asyncio.Event()
     on_the_wire = asyncio.Event()
     tasks: list[asyncio.Task[Any] | None] = []
@@ -171,16 +175,21 @@ async def test_push_leaves_call_behind_that_ignores_its_cancellation(
                 continue
 
     with virtual_time() as clock:
-        job = asyncio.create_task(push([1], target, state=state))
+        job = asyncio.create_task(push([1], target, state=state, idempotent=idempotent))
         await on_the_wire.wait()
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
         assert clock.elapsed < 40
-    assert "ignore their cancellation" in caplog.text
+    assert (
+        f"{state}: 1 calls ignore their cancellation and are abandoned; the next run sends their "
+        "rows again if they are idempotent, and lists the others as unknown"
+    ) in caplog.text
     over.set()
     await asyncio.wait([task for task in tasks if task])
-    assert [row.number for row in read_status(state).unknown_rows] == [1]
+    assert [row.number for row in read_status(state).unknown_rows] == ([] if idempotent else [1])
+    report = await push([1], target, state=state, idempotent=idempotent)
+    assert (report.done, report.unknown, len(tasks)) == ((1, 0, 2) if idempotent else (0, 1, 1))
 
 
 # --- The end of the event loop and of the process -----------------------------------------

@@ -303,6 +303,22 @@ async def test_push_isolates_a_row_that_always_gets_a_500(state: Path) -> None:
     assert failures(state)[0]["row"] == 42
 
 
+@pytest.mark.virtual_time
+async def test_push_gives_up_a_row_that_fails_while_others_succeed(state: Path) -> None:
+    """After its first failure a row has three more tries while others succeed; then it fails."""
+    tries: Counter[int] = Counter()
+
+    async def target(row: int) -> None:
+        tries[row] += 1
+        await asyncio.sleep(0.5)
+        if row == 0:
+            raise ServerError("500")
+
+    report = await push(range(100), target, idempotent=True, concurrency=2, state=state)
+    assert (report.done, report.failed) == (99, 1)
+    assert (tries.pop(0), {*tries.values()}) == (4, {1})
+
+
 # --- Vendors that are away ------------------------------------------------------------
 
 
