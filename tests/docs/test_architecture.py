@@ -14,6 +14,7 @@ from .pages import ROOT
 
 PAGES = ("docs/architecture.md", ".github/CONTRIBUTING.md")
 _FILE = re.compile(r"`((?:asyncclients|tests|docs|benchmarks)/[\w./-]*)`")
+_NAME = re.compile(r"`([A-Za-z_][\w.]*)`")
 
 
 SCRIPT = load_script(ROOT / "docs" / "draw_architecture.py")
@@ -22,7 +23,8 @@ SCRIPT = load_script(ROOT / "docs" / "draw_architecture.py")
 async def test_drawing_is_up_to_date() -> None:
     """The committed drawing is what `python docs/draw_architecture.py` writes."""
     path = (await call_trace.create()).path
-    assert SCRIPT.DRAWING.read_text() == SCRIPT.draw(SCRIPT.imports_of(graph(ROOT)), path)
+    drawing = SCRIPT.draw(SCRIPT.imports_of(graph(ROOT)), path)
+    assert SCRIPT.DRAWING.read_text() == drawing, "run python docs/draw_architecture.py"
 
 
 def test_drawing_has_every_package() -> None:
@@ -59,3 +61,14 @@ def test_page_names_existing_files(page: str) -> None:
     named = _FILE.findall((ROOT / page).read_text())
     assert named
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_table_names_what_its_files_define() -> None:
+    """Each name in a row of the table is a class, function, constant or argument of its files."""
+    rows = re.findall(r"^\|.*\|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    found = [(name, row) for row in rows for name in _NAME.findall(row)]
+    assert len(found) > 5
+    for name, row in found:
+        text = "\n".join((ROOT / file).read_text() for file in _FILE.findall(row))
+        for part in name.split("."):
+            assert re.search(rf"(?:class|def) {part}\b|\b{part}(?:: | = )", text), f"{name}: {row}"

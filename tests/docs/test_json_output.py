@@ -16,7 +16,8 @@ GENERATOR = load_script(ROOT / "docs" / "generate_json_output.py")
 
 def test_page_has_the_fields_of_the_structs() -> None:
     """The committed page is the output of `python docs/generate_json_output.py`."""
-    assert GENERATOR.PAGE.read_text() == GENERATOR.renewed()
+    page = GENERATOR.PAGE.read_text()
+    assert page == GENERATOR.renewed(), "run python docs/generate_json_output.py"
 
 
 @pytest.mark.parametrize("struct", GENERATOR.STRUCTS, ids=lambda struct: struct.__name__)

@@ -17,7 +17,8 @@ GENERATOR = load_script(ROOT / "docs" / "generate_vendors.py")
 @pytest.mark.parametrize("vendor", GENERATOR.VENDORS)
 def test_vendor_page_is_up_to_date(vendor: str) -> None:
     """The committed page is the output of `python docs/generate_vendors.py`."""
-    assert GENERATOR.page_of(vendor).read_text() == GENERATOR.renewed(vendor)
+    page = GENERATOR.page_of(vendor).read_text()
+    assert page == GENERATOR.renewed(vendor), "run python docs/generate_vendors.py"
 
 
 @pytest.mark.parametrize("vendor", GENERATOR.VENDORS)

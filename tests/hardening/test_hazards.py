@@ -51,4 +51,5 @@ def test_every_hazard_has_a_test() -> None:
 def test_hazards_page_is_up_to_date() -> None:
     """The committed page is the output of `python docs/generate_hazards.py`."""
     generator = load_script(TESTS.parent / "docs" / "generate_hazards.py")
-    assert generator.PAGE.read_text() == generator.renewed()
+    page = generator.PAGE.read_text()
+    assert page == generator.renewed(), "run python docs/generate_hazards.py"
