@@ -267,7 +267,7 @@ class Checkpoint(ABC):
     def __init__(self, journal: Journal, state: PullState) -> None:
         self._journal, self.state = journal, state
         self.reading = state
-        journal.set_source(self._changes)
+        journal.set_source(self._next_commit)
         self._failures = DeadLetterFile(journal.path)
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
@@ -294,7 +294,7 @@ class Checkpoint(ABC):
         """Save everything so far, also when cancelled; raises `StateError` if that fails."""
         await finish_before_cancel(self._journal.saved())
 
-    def _changes(self) -> Changes:
+    def _next_commit(self) -> Changes:
         write_failures, reading = self._failures.take(), self.reading
         reading.failures = self._failures.mark
         if not reading.complete:

@@ -1,23 +1,23 @@
 """The status of each row of a push, in memory and in the journal, and the rows to deliver.
 
-| status  | meaning                                               | stored as                        |
-|---------|-------------------------------------------------------|----------------------------------|
-| pending | not sent, or sent and certainly not executed          | a number, once it was read       |
-| sent    | on the wire, and not idempotent                       | a number, with the row           |
-| unknown | may or may not have been executed                     | a row of a table                 |
-| failed  | rejected by the row type or by the vendor             | a line of a text file            |
-| done    | executed                                              | a count                          |
-| skipped | nothing to send                                       | a count                          |
+| status  | meaning                                           | stored as                            |
+|---------|---------------------------------------------------|--------------------------------------|
+| pending | to be sent: not executed, or idempotent           | a number, once read, or in `retried` |
+| sent    | on the wire, and not idempotent                   | a number, with the row               |
+| unknown | may or may not have been executed                 | table `unknown`                      |
+| failed  | rejected by the row type or by the vendor         | a line of the file of failed rows    |
+| done    | executed                                          | a count                              |
+| skipped | nothing to send                                   | a count                              |
 
 All but the first two are *settled*. Rows settle nearly in order, so of a million rows that were
-read a few are pending, and each commit replaces the whole state, one small value. Most commits
-are that one statement: SQLite waits for the interpreter's lock at each row of a statement.
+read only a few are pending, and each commit replaces the whole state, which is one small value.
+Most commits are that value alone, because a statement over many rows waits for the GIL at each.
 
 `sent` is a write-ahead intent: it is durable before the request is sent. Rows that are `sent`
 when a run starts were on the wire when the previous run was killed; they become unknown.
 
-A retry makes all failed rows pending in one commit, and removes their file. They are rows of a table,
-with the content of those that a person has edited, until their outcome is known.
+A retry makes all failed rows pending in one commit, and removes their file. Until they are done,
+skipped or failed again they are in table `retried`, with the content that a person has edited.
 """
 
 from __future__ import annotations
@@ -59,20 +59,21 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces.
 
     Attributes:
-        pending: numbers of the rows read that are not settled, without the last *unsent* ones and
-            those in the table `retried`.
-        unsent: the number of rows at the end of those read that are all pending.
+        pending: numbers of the rows read that are not settled, without the last *pending_tail* ones
+            and those in table `retried`.
+        pending_tail: number of rows, the last of those read, that are all pending.
         sent: rows that are on the wire and not idempotent.
         failed_unread: numbers of failed rows beyond those read, known from the file of failed rows.
         read: number of rows read, in all runs.
         total: number of rows of the input; None while it is unknown.
         digest: of the rows read, to detect a changed input.
         failures: how much of the file of failed rows is counted in `failed`.
-        is_retried: the rows of the file of failed rows are pending again; it is to be removed.
+        is_retried: the rows of the file of failed rows are pending again, and the file is to be
+            removed.
     """
 
     pending: list[int] = msgspec.field(default_factory=list[int])
-    unsent: int = 0
+    pending_tail: int = 0
     sent: list[Sent] = msgspec.field(default_factory=list[Sent])
     failed_unread: list[int] = msgspec.field(default_factory=list[int])
     done: int = 0
@@ -112,7 +113,7 @@ class JournalRowLog:
     """The `RowLog` of a push, kept in the journal.
 
     Attributes:
-        state: saved with the next commit; `pending` is filled in when the commit starts.
+        state: saved with the next commit; its pending rows are filled in when the commit starts.
         pending: numbers of the rows to deliver, as far as they were read, without retried ones.
         unknown: numbers of the unknown rows.
         is_verified: the rows that were read are known to be unchanged.
@@ -120,16 +121,16 @@ class JournalRowLog:
 
     def __init__(self, journal: Journal, state: PushState) -> None:
         self._journal, self.state = journal, state
-        unsent = range(state.read - state.unsent + 1, state.read + 1)
-        self.pending = {*state.pending, *unsent}
+        tail = range(state.read - state.pending_tail + 1, state.read + 1)
+        self.pending = {*state.pending, *tail}
         self.unknown: set[int] = set()
         self.is_verified = False
         self._retried: dict[int, Any] = {}
-        """Failed rows sent again, without outcome or unknown: edited content, else UNSET."""
-        self._changed_retries: set[int] = set()
+        """Content of the rows in table `retried` by number, UNSET if it was not edited."""
+        self._retried_changes: set[int] = set()
         self._sent = {each.number: each for each in state.sent}
-        self._changed: dict[int, tuple[int, int, bytes, str] | None] = {}
-        """Records of the table `unknown` for the next commit, None for one to delete."""
+        self._unknown_changes: dict[int, tuple[int, int, bytes, str] | None] = {}
+        """Records of table `unknown` for the next commit, None for one to delete."""
         self._failures = DeadLetterFile(journal.path)
 
     @classmethod
@@ -137,7 +138,7 @@ class JournalRowLog:
         """Return the row log stored in *journal*; an empty one for a new job."""
         found = await journal.state(PushState)
         log = cls(journal, found or PushState())
-        journal.set_source(log._changes)
+        journal.set_source(log._next_commit)
         for number, row in await journal.read("SELECT number, row FROM retried"):
             log._retried[number] = msgspec.UNSET if row is None else msgspec.json.decode(row)
         if log.state.is_retried:  # the last run was killed before it removed the file
@@ -198,10 +199,10 @@ class JournalRowLog:
 
     def _retry(self, found: dict[int, Any]) -> None:
         self._retried |= found
-        self._changed_retries.update(found)
+        self._retried_changes.update(found)
 
     def is_pending(self, number: int) -> bool:
-        """Return whether row *number*, which was read or has failed, is to be delivered."""
+        """Return whether row *number* is to be delivered; False if it was never read."""
         is_retried = number in self._retried and number not in self.unknown
         return is_retried or number in self.pending
 
@@ -232,7 +233,7 @@ class JournalRowLog:
         return [read_unknown(record) for record in records]
 
     def current(self, row: Row) -> Row:
-        """Return *row*, or a row with its edited content."""
+        """Return *row*, with the content that a person has edited if there is one."""
         data = self._retried.get(row.number, msgspec.UNSET)
         if data is msgspec.UNSET:
             return row
@@ -241,7 +242,7 @@ class JournalRowLog:
         return Row(row.number, row.line, data, is_edited=True)
 
     def is_edited(self, number: int) -> bool:
-        """Return whether the content of row *number*, without an outcome, is that of a person."""
+        """Return whether a person has edited row *number*, which is pending or unknown."""
         return self._retried.get(number, msgspec.UNSET) is not msgspec.UNSET
 
     # --- Changes ------------------------------------------------------------------------
@@ -264,15 +265,15 @@ class JournalRowLog:
     def mark(
         self, rows: Sequence[Row], status: RowStatus, error: BaseException | None = None
     ) -> None:
-        """See `RowLog`; the rows may be sent or unknown ones, whose records are removed."""
-        state, has_record = self.state, status == "unknown"
+        """See `RowLog`. The records of rows that were sent or unknown are removed."""
+        state, must_commit_now = self.state, status == "unknown"
         for row in rows:
             number = row.number
             if self._sent.pop(number, None) is not None:
-                has_record = True
+                must_commit_now = True
             if number in self.unknown:
-                has_record = True
-                self._changed[number] = None
+                must_commit_now = True
+                self._unknown_changes[number] = None
                 self.unknown.discard(number)
             if status == "unknown":
                 self.pending.discard(number)
@@ -286,7 +287,7 @@ class JournalRowLog:
                 self._failures.add(describe(row, error))
         if status in ("done", "failed", "skipped"):
             setattr(state, status, getattr(state, status) + len(rows))
-        if has_record:
+        if must_commit_now:
             self._journal.commit_now()
         elif status != "pending":
             # An idempotent row that is sent again after a crash does no harm.
@@ -296,11 +297,11 @@ class JournalRowLog:
         self.pending.discard(number)
         if number in self._retried:
             del self._retried[number]
-            self._changed_retries.add(number)
+            self._retried_changes.add(number)
 
     def _set_unknown(self, number: int, line: int, row: bytes, reason: str) -> None:
         self.unknown.add(number)
-        self._changed[number] = (number, line, row, reason)
+        self._unknown_changes[number] = (number, line, row, reason)
 
     def finish(self) -> None:
         """Mark the job as complete: nothing is pending."""
@@ -311,23 +312,23 @@ class JournalRowLog:
         """Save all outcomes at the end of a run, and what has changed in the job's identity."""
         await self._journal.finish()
 
-    def _changes(self) -> Changes:
+    def _next_commit(self) -> Changes:
         state, failures = self.state, self._failures
         pending = sorted(self.pending)
-        # The last of them follow each other up to `read`: there, a number less its index is constant.
-        constant = state.read - len(pending) + 1
-        first = bisect_left(range(len(pending)), constant, key=lambda each: pending[each] - each)
-        state.pending, state.unsent = pending[:first], len(pending) - first
+        # The tail is consecutive numbers up to `read`: there, number - index is the same for all.
+        difference = state.read - len(pending) + 1
+        first = bisect_left(range(len(pending)), difference, key=lambda i: pending[i] - i)
+        state.pending, state.pending_tail = pending[:first], len(pending) - first
         state.sent = [*self._sent.values()]
         write_failures = failures.take()
         state.failures = failures.mark
         statements = [put_value("state", state)]
-        changed, self._changed = self._changed, {}
+        changed, self._unknown_changes = self._unknown_changes, {}
         if gone := [(number,) for number, record in changed.items() if record is None]:
             statements.append(Statement("DELETE FROM unknown WHERE number = ?", gone))
         if kept := [record for record in changed.values() if record is not None]:
             statements.append(Statement("INSERT OR REPLACE INTO unknown VALUES (?, ?, ?, ?)", kept))
-        retries, self._changed_retries = self._changed_retries, set()
+        retries, self._retried_changes = self._retried_changes, set()
         if done := [(number,) for number in retries if number not in self._retried]:
             statements.append(Statement("DELETE FROM retried WHERE number = ?", done))
         if again := [(number, self._edited(number)) for number in retries & self._retried.keys()]:
@@ -404,7 +405,7 @@ class PendingRows:
         if not rows:
             if self._read < self._read_before:
                 how = f"it has {self._read} rows now, and {self._read_before} were read before"
-                raise _changed(self._source, how)
+                raise _input_changed(self._source, how)
             self._log.state.total = self._read
             self._is_at_end = True
             return
@@ -425,12 +426,12 @@ class PendingRows:
             if self._read < before:
                 return  # until the digest can be compared
             if digest != log.state.digest:
-                raise _changed(self._source, f"its first {before} rows differ")
+                raise _input_changed(self._source, f"its first {before} rows differ")
         self._ready.extend(self._unsettled)
         self._unsettled.clear()
 
 
-def _changed(source: Source, how: str) -> StateMismatchError:
+def _input_changed(source: Source, how: str) -> StateMismatchError:
     return StateMismatchError(
         f"{source.name} has changed since this job was created: {how}",
         file=source.name,

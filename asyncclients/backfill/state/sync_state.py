@@ -177,7 +177,7 @@ class SyncMemory:
             memory.rejected[key] = digest, reason
         memory.count = await memory.known_count()
         await journal.run(memory._failures.begin)
-        journal.set_source(memory._changes)
+        journal.set_source(memory._next_commit)
         return memory
 
     @property
@@ -288,7 +288,7 @@ class SyncMemory:
         """Add *row* to the file of failed rows."""
         self._failures.add(describe(row, failure))
 
-    def _changes(self) -> Changes:
+    def _next_commit(self) -> Changes:
         statements, self._before = self._before, []
         for table, changed in self._changed.items():
             gone = [(key,) for key, row in changed.items() if row is None]
