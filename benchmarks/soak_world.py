@@ -62,14 +62,14 @@ class Store(MemoryStore):
         super().__init__(is_recording=False)
         self.restarts = self.sessions = 0
 
-    def open(self, *, cold: bool) -> StoreSession:
+    def open(self, *, assume_spent: bool) -> StoreSession:
         """Open a session for one pool."""
         self.sessions += 1
         config = StoreConfig(
             process=f"program-{self.sessions}",
             display_name="memory",
             timeout=self.timeout,
-            assume_spent=cold,
+            assume_spent=assume_spent,
         )
         return StoreSession(self, config)
 

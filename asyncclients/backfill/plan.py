@@ -201,8 +201,8 @@ class RequestBuilder:
         else:
             return  # nothing would be sent
         config = self._config
-        if request.given is not None:
-            config.check(request.endpoint, request.given)
+        if request.argument is not None:
+            config.check(request.endpoint, request.argument)
         prepared = prepare(config.base_url, request, config.options.headers)
         self.requests += 1
         if self.preview is None:

@@ -11,7 +11,6 @@ a warning.
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -28,10 +27,11 @@ import msgspec
 
 from asyncclients.arguments import check_function, close_coroutine, did_you_mean
 from asyncclients.backfill.files.source import Rows, Source, is_path, open_source
-from asyncclients.core.call import check_given
+from asyncclients.core.call import check_argument
 from asyncclients.core.codec import from_plain
 from asyncclients.core.constraints import constraint_of
 from asyncclients.core.endpoint import endpoint_of
+from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError, InputError
 
 _SEQUENCES = (list, Iterable, Sequence)
@@ -42,7 +42,6 @@ _MAX_EXACT_FLOAT = 2**53
 _MAX_REPORTED = 20
 """Unknown fields that are logged at most."""
 _RENAME_ADVICE = "Rename the columns, or give map= (on the command line --map COLUMN=field)"
-_log = logging.getLogger(__name__)
 
 Map = Callable[[Any], Any]
 
@@ -202,7 +201,7 @@ class RowConverter:
         others = set(self._without_field(fields)) - self._reported
         if others and self._type is not None:
             self._reported |= others
-            _log.warning(
+            logger.warning(
                 "%s: %s has no field for %s: ignored",
                 self._source,
                 self._type.__name__,
@@ -390,7 +389,7 @@ def check_row(target: Callable[..., Any], row: Any) -> None:
     """
     endpoint = endpoint_of(target)
     if endpoint is not None and isinstance(row, msgspec.Struct):
-        check_given(getattr(unbound(target), "__self__", None), endpoint, row)
+        check_argument(getattr(unbound(target), "__self__", None), endpoint, row)
 
 
 def unbound(target: Any) -> Any:

@@ -65,7 +65,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeHandle:
-    """Returns the scope of one client. A scope with a live handle is not evicted.
+    """A client's reference to its scope. A scope with a live handle is not evicted.
 
     Args:
         find: finds or creates the scope at first use.
@@ -137,7 +137,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     share: Share | None = None
 
     def __post_init__(self) -> None:
-        # Derived once, not by each call. A copy may have another login: None is set as well.
+        # Derived once, not by each call. `replace` copies them too: each is set, even to None.
         login, options = self.login, self.options
         force_setattr(self, "timeout", options.timeout or self.pool.timeout)
         header: Header | None = None
@@ -172,8 +172,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         demand = ONE if share is None else Demand(share=share)
         return PermitRequest(priority, flow, deadline_at, demand=demand)
 
-    def check(self, endpoint: Endpoint[Any], given: msgspec.Struct) -> None:
-        """Check the struct *given* of a call of *endpoint*; nothing is sent.
+    def check(self, endpoint: Endpoint[Any], argument: msgspec.Struct) -> None:
+        """Check the *argument* of a call of *endpoint*; nothing is sent.
 
         Raises:
             InvalidValueError: a value has the wrong type or, unless the pool was created with
@@ -181,23 +181,25 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         """
         strict, problem = self.pool.validate, None
         try:
-            decoder_of(type(given), strict)(encode(given))
+            decoder_of(type(argument), strict)(encode(argument))
         except Exception:  # noqa: BLE001 - of any kind: now each field is looked at
-            problem = find_problem(given, strict)
+            problem = find_problem(argument, strict)
         if problem is not None:
             raise invalid_value(problem, endpoint, self.vendor, self.login)
 
     async def send(
-        self, request: Request[T], kind: Callable[[ClientConfig, Request[T]], Call[T]] | None = None
+        self,
+        request: Request[T],
+        call_factory: Callable[[ClientConfig, Request[T]], Call[T]] | None = None,
     ) -> T:
         """Send *request*, retry it as its policy allows, and return its decoded response.
 
-        *kind* is the class of the call, by default `Call`.
+        *call_factory* returns the call, by default a `Call`.
 
         Raises:
             AsyncClientsError: with vendor, operation, method, path and attempts filled in.
         """
-        call: Call[T] = (kind or Call)(self, request)
+        call: Call[T] = (call_factory or Call)(self, request)
         error: BaseException | None = None
         result: Any = None
         try:
@@ -216,7 +218,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
                     break
                 if decision is Decision.ALREADY_DELETED:
                     break
-                if not await call.wait(decision, outcome):
+                if not await call.prepare_retry(decision, outcome):
                     raise call.error(decision, outcome)  # noqa: TRY301 - completed below
         except AsyncClientsError as raised:
             error = raised.with_facts(**call.error_fields())
@@ -242,15 +244,15 @@ def config_of(owner: object) -> ClientConfig | None:
     return config if isinstance(config, ClientConfig) else None
 
 
-def check_given(owner: object, endpoint: Endpoint[Any], given: msgspec.Struct) -> None:
-    """Check *given* as `ClientConfig.check`; *owner* is the client or resource that would send it.
+def check_argument(owner: object, endpoint: Endpoint[Any], argument: msgspec.Struct) -> None:
+    """Check *argument* as `ClientConfig.check`; *owner* is the client or resource to send it.
 
     Raises:
         InvalidValueError: see there.
     """
     config = config_of(owner)
     if config is not None:
-        config.check(endpoint, given)
+        config.check(endpoint, argument)
 
 
 class Call(Generic[T]):
@@ -303,11 +305,12 @@ class Call(Generic[T]):
         """
         config, request = self._config, self._request
         self._scope = scope = config.scope()
-        if request.given is not None:
-            config.check(request.endpoint, request.given)
-        endpoint, asked, limiter = request.endpoint, self._permit_request, scope.scheduler.limiter
-        if endpoint.cost > 1 or asked.demand is not ONE or limiter.by_operation:
-            self._permit_request = asked.of(endpoint.cost, endpoint.operation, limiter)
+        endpoint, limiter = request.endpoint, scope.scheduler.limiter
+        if request.argument is not None:
+            config.check(endpoint, request.argument)
+        permit_request = self._permit_request
+        if endpoint.cost > 1 or permit_request.demand is not ONE or limiter.by_operation:
+            self._permit_request = permit_request.of(endpoint.cost, endpoint.operation, limiter)
         self._prepared = prepare(config.base_url, request, config.options.headers)
         if config.credential is None and scope.tokens is not None:
             self.token = CallToken(scope.tokens, self._permit_request.deadline_at)
@@ -335,10 +338,10 @@ class Call(Generic[T]):
         return attempt.run(session, config.pool.max_response_bytes)
 
     def decide(self, outcome: Outcome) -> Decision:
-        """Record *outcome* and return what to do next."""
+        """Record *outcome*, pause the scope if it asks for that, and return what to do next."""
         if outcome is not TOKEN_EXPIRED:
             if not self._attempt.sent:
-                # The middleware did not count it: some test doubles of a session call none.
+                # Not counted yet: some test doubles of a session call no middleware.
                 self._state.attempts += 1
             if self.events is not None:
                 self.events.on_outcome(outcome, self._state.attempts, self._secrets)
@@ -348,16 +351,9 @@ class Call(Generic[T]):
             status, expects = outcome.status, self._request.endpoint.expects
             if status == expects or (expects is None and 200 <= status < 300):
                 return Decision.DONE
-        return self._decide_failure(outcome)
-
-    def _decide_failure(self, outcome: Outcome) -> Decision:
-        """Pause the scope if *outcome* asks for it, and return what to do next."""
         kind = self._kind_of(outcome)
         if isinstance(outcome, Response):
-            if kind is ResponseKind.RATE_LIMITED:
-                self._on_rate_limited(outcome)
-            elif is_unavailable(outcome):
-                self._scope.events.emit_pause(self._scope.scheduler, unavailable=True)
+            self._pause_if_asked(outcome, kind)
         return decide_failure(self._request, outcome, kind, self._state, self._config.policy)
 
     def _kind_of(self, outcome: Outcome) -> ResponseKind:
@@ -365,17 +361,21 @@ class Call(Generic[T]):
             return self._config.vendor.classify(outcome)
         return ResponseKind.FAILURE
 
-    def _on_rate_limited(self, outcome: Response) -> None:
-        permit = self._attempt.permit
-        # A 429 to an attempt with a permit is known: the attempt has reported its headers.
-        if outcome.status != 429 or permit is None:
-            self._scope.scheduler.on_rate_limited(retry_after(outcome, rate_limited=True), permit)
-        if self._context is not None and self._context.hook is not None:
-            self._context.hook.on_rate_limited()
-        self._scope.events.emit_pause(self._scope.scheduler, unavailable=False)
+    def _pause_if_asked(self, response: Response, kind: ResponseKind) -> None:
+        """Pause the scope if *response* asks for it, and report the pause."""
+        scheduler, is_rate_limited = self._scope.scheduler, kind is ResponseKind.RATE_LIMITED
+        if is_rate_limited:
+            permit = self._attempt.permit
+            # The limiter knows of a 429 to an attempt with a permit: its headers were reported.
+            if response.status != 429 or permit is None:
+                scheduler.on_rate_limited(retry_after(response, rate_limited=True), permit)
+            if self._context is not None and self._context.hook is not None:
+                self._context.hook.on_rate_limited()
+        if is_rate_limited or is_unavailable(response):
+            self._scope.events.emit_pause(scheduler, unavailable=not is_rate_limited)
 
-    async def wait(self, decision: Decision, outcome: Outcome) -> bool:
-        """Wait before the next attempt; return False if there must be none."""
+    async def prepare_retry(self, decision: Decision, outcome: Outcome) -> bool:
+        """Renew the token or wait for the next attempt; return False if there must be none."""
         self._permit_request = self._permit_request.as_retry()
         if decision is Decision.RETRY_WITH_NEW_TOKEN:
             assert self.token is not None
@@ -386,23 +386,23 @@ class Call(Generic[T]):
         if decision not in (Decision.RETRY, Decision.RETRY_AFTER_PAUSE):
             return False
         rate_limited = decision is Decision.RETRY_AFTER_PAUSE
-        asked = None
+        asked_wait = None
         if isinstance(outcome, Response):
-            asked = retry_after(outcome, rate_limited=rate_limited)
+            asked_wait = retry_after(outcome, rate_limited=rate_limited)
         policy, scope, state = self._config.policy, self._scope, self._state
         now, deadline_at = scope.scheduler.loop.time(), self._permit_request.deadline_at
         interactive = self._permit_request.priority is Priority.INTERACTIVE
         longest = policy.longest_retry_after if interactive else math.inf
-        if asked is not None and (asked > longest or now + asked > deadline_at):
+        if asked_wait is not None and (asked_wait > longest or now + asked_wait > deadline_at):
             return False
         if rate_limited:
             state.rate_limits += 1
-            # An attempt that takes a permit waits in the queue of its scope.
+            # An attempt with a permit waits in the queue of its scope, one without waits here.
             if self._attempt.permit is None:
                 await scope.pause(scope.scheduler.paused_for)
             return True
         state.note_failure(outcome)
-        pause = max(policy.wait(state.retries), asked or 0.0)
+        pause = max(policy.wait(state.retries), asked_wait or 0.0)
         if now + pause > deadline_at:
             return False
         name = f"{self._config.vendor.name}.{self._request.endpoint.operation}"

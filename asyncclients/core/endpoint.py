@@ -46,7 +46,7 @@ class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True, gc=False
         body: the object to encode; None for no body.
         idempotent: whether this request may be retried.
         headers: further headers.
-        given: the struct to check before anything is sent; None for no check.
+        argument: the struct to check before anything is sent; None for no check.
     """
 
     endpoint: Endpoint[T_co]
@@ -55,7 +55,7 @@ class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True, gc=False
     body: Any = None
     idempotent: bool = False
     headers: Mapping[str, str] | None = None
-    given: msgspec.Struct | None = None
+    argument: msgspec.Struct | None = None
 
 
 class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
@@ -116,22 +116,22 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         params: Mapping[str, Any] | None = None,
         idempotent: bool | None = None,
         headers: Mapping[str, str] | None = None,
-        given: msgspec.Struct | None = None,
+        argument: msgspec.Struct | None = None,
         **path: str,
     ) -> Request[T_co]:
         """Return a request of this endpoint.
 
-        *given* is the struct that the caller gave, to be checked before anything is sent; by
+        *argument* is the struct that the caller gave, to be checked before anything is sent; by
         default *body*, if that is a struct.
 
         Raises:
-            InvalidValueError: *given* is no struct of the type that the method takes.
+            InvalidValueError: *argument* is no struct of the type that the method takes.
             ValueError: a path parameter is empty, a dot segment, or has control characters.
             TypeError: a path parameter is missing or unknown.
         """
-        given = body if given is None else given
-        if self.takes is not None and not isinstance(given, self.takes):
-            self.check_argument(given)
+        argument = body if argument is None else argument
+        if self.takes is not None and not isinstance(argument, self.takes):
+            self.check_argument_type(argument)
         filled = expand(self.path, path) if path or "{" in self.path else self.path
         return Request(
             endpoint=self,
@@ -140,50 +140,52 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
             body=body,
             idempotent=self.idempotent if idempotent is None else idempotent,
             headers=headers,
-            given=given if isinstance(given, msgspec.Struct) else None,
+            argument=argument if isinstance(argument, msgspec.Struct) else None,
         )
 
-    def check_argument(self, given: object, takes: type[msgspec.Struct] | None = None) -> None:
-        """Check that *given* is a struct of the type *takes*, by default that of the endpoint.
+    def check_argument_type(
+        self, argument: object, takes: type[msgspec.Struct] | None = None
+    ) -> None:
+        """Check that *argument* is a struct of the type *takes*, by default that of the endpoint.
 
         Raises:
             InvalidValueError: it is not.
         """
         takes = takes or self.takes
-        if takes is None or isinstance(given, takes):
+        if takes is None or isinstance(argument, takes):
             return
         fields = msgspec.structs.fields(takes)
         names = [field.name for field in fields if field.required] or [fields[0].name]
         raise self._wrong(
-            f"takes a {takes.__name__}, not {shown(given)}",
+            f"takes a {takes.__name__}, not {shown(argument)}",
             f"{takes.__name__}({', '.join(f'{name}=...' for name in names)})",
         )
 
-    def as_structs(self, name: str, given: object, kind: type[S]) -> list[S]:
-        """Return *given*, the argument *name*, as a list of structs of one *kind*.
+    def as_structs(self, name: str, value: object, kind: type[S]) -> list[S]:
+        """Return *value*, the argument *name*, as a list of structs of one *kind*.
 
         Raises:
             InvalidValueError: it is no list of them.
         """
-        is_list = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
-        items: list[Any] = [*cast("Iterable[Any]", given)] if is_list else [None]
+        is_list = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+        items: list[Any] = [*cast("Iterable[Any]", value)] if is_list else [None]
         if not all(isinstance(item, kind) for item in items):
             raise self._wrong(
-                f"{name} must be a list of {kind.__name__}, not {shown(cast('Any', given))}",
+                f"{name} must be a list of {kind.__name__}, not {shown(cast('Any', value))}",
                 f"[{kind.__name__}(...), ...]",
             )
         return items
 
-    def as_object(self, name: str, given: object) -> dict[str, Any]:
-        """Return *given*, the argument *name*, as a dict.
+    def as_object(self, name: str, value: object) -> dict[str, Any]:
+        """Return *value*, the argument *name*, as a dict.
 
         Raises:
             InvalidValueError: it is no mapping.
         """
-        if not isinstance(given, Mapping):
+        if not isinstance(value, Mapping):
             form = f"{name}={{'field': 'value'}}"
-            raise self._wrong(f"{name} must be a mapping, not {shown(given)}", form)
-        return dict(cast("Mapping[str, Any]", given))
+            raise self._wrong(f"{name} must be a mapping, not {shown(value)}", form)
+        return dict(cast("Mapping[str, Any]", value))
 
     def _wrong(self, message: str, form: str) -> InvalidValueError:
         return InvalidValueError(

@@ -201,7 +201,7 @@ class ScopePool:
         scheduler.on_long_wait = events.on_long_wait
         if self._limits is not None:
             if self._shared is None:
-                self._shared = self._limits.open(cold=self._cold_start == "full")
+                self._shared = self._limits.open(assume_spent=self._cold_start == "full")
             scheduler.limiter = self._shared.limiter(
                 key, local, scheduler, vendor=vendor, on_control=events.on_control
             )

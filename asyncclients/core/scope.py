@@ -179,12 +179,11 @@ class Scope(Channel):
         self.closed, self.session = True, None
         self._closing.set()
         if not shares_quota:
-            self.scheduler.fail(
+            self.scheduler.close(
                 ClientClosedError(
                     "the pool was closed before the call got a permit",
                     advice="Close the pool after its last call; this one was not sent",
                 ),
-                for_good=True,
             )
         self.timeouts.close()
         try:

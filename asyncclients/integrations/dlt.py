@@ -21,7 +21,6 @@ resource has a primary key.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import suppress
@@ -42,6 +41,7 @@ from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.state.pull_state import ItemKeys, PullState, SeenKeys, drop_at
 from asyncclients.core import codec
 from asyncclients.core.call import ScopeHandle, config_of
+from asyncclients.core.events import logger
 from asyncclients.errors import ClientClosedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
 
@@ -57,7 +57,6 @@ _MAX_BLOCKED = 5.0
 _TYPES = (datetime, date, time, timedelta, Decimal)
 """Types that dlt has columns for."""
 _LEFT_OUT = "%s: %d items on page %d were left out: %s"
-_log = logging.getLogger(__name__)
 
 
 def resource(
@@ -180,7 +179,7 @@ class RowReader:
             state.note_total(page.total)
             for invalid in page.invalid_items:
                 state.failed += invalid.items
-                _log.warning(_LEFT_OUT, self._table, invalid.items, page.number, invalid.reason)
+                logger.warning(_LEFT_OUT, self._table, invalid.items, page.number, invalid.reason)
             items = page.items
             if items and state.has_keys is None:
                 state.has_keys = self._keys.raw_keys(items)[0] is not None
@@ -212,7 +211,7 @@ class RowReader:
             with suppress(_AllOlderError):
                 reading.result()
             for doubt in state.unverified:
-                _log.warning("%s: %s", self._table, doubt)
+                logger.warning("%s: %s", self._table, doubt)
         finally:
             reading.cancel()
             await asyncio.wait([reading])

@@ -65,7 +65,7 @@ class BacklogProtocol(Protocol):
     def backlog(self) -> tuple[int, Priority, Demand]: ...
     def dispatch(self) -> None: ...
     def refuse_late(self) -> None: ...
-    def fail(self, error: AsyncClientsError) -> None: ...
+    def fail_waiting(self, error: AsyncClientsError) -> None: ...
 
 
 class SharedLimiterFactory(Protocol):
@@ -98,9 +98,9 @@ class SharedLimiterFactory(Protocol):
 class LimitStore(Protocol):
     """The type of `SessionPool(limits=...)`. It is bound to no event loop and survives a fork."""
 
-    def open(self, *, cold: bool) -> SharedLimiterFactory:
+    def open(self, *, assume_spent: bool) -> SharedLimiterFactory:
         """Return the connection of one pool; called inside the running loop.
 
-        *cold*: a scope that the store does not know starts with its quota spent.
+        *assume_spent*: a scope that the store does not know starts with its quota spent.
         """
         ...

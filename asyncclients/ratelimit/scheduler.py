@@ -48,7 +48,7 @@ _MIN_DELAY = 2e-6
 _LATE_BY = 1.0
 """Seconds. A waiting call fails early if it would miss its deadline by more than this."""
 _FEW_REJECTIONS, _EXPECTED_REJECTIONS = 2, 0.01
-"""Rejections, and their share of the calls, that prove nothing about other programs."""
+"""Rejections, and their fraction of the calls, that prove nothing about other programs."""
 
 
 class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -178,7 +178,7 @@ class Scheduler:
         self._queues = self._interactive, self.background = FlowQueue(), FlowQueue()
         # Calls that wait and have a deadline, and their places in the queue.
         self._deadlines: dict[asyncio.Future[Permit], tuple[PermitRequest, tuple[Flow, Kind]]] = {}
-        # The delays of each kind of calls when they were examined last.
+        # For each kind of calls, the end of its delay at the last `refuse_late`.
         self._delayed_until: dict[tuple[Priority, Demand], float] = {}
         self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
@@ -196,15 +196,15 @@ class Scheduler:
             return None
         if shared.in_use >= shared.limit or self._closed:
             return None
-        now = self.loop.time()
-        if not request.priority:
+        now, queue = self.loop.time(), self._queues[request.priority]
+        if queue is self._interactive:
             at = self.limiter.next_permit_at(now, demand)
         elif self.background.kinds:
             return None
         else:
-            reserve, spaced = self._terms_of(self.background, now)
+            reserve, spaced = self._reserve_and_spacing(queue, now)
             at = self.limiter.next_permit_at(now, demand, reserve=reserve, spaced=spaced)
-        return self._grant(now, request.priority, demand) if at <= now else None
+        return self._grant(now, queue, demand) if at <= now else None
 
     async def acquire(self, request: PermitRequest) -> Permit:
         """Wait for the turn of *request* and return its permit.
@@ -252,19 +252,19 @@ class Scheduler:
         same = queue.same_kind_ahead(request.flow, demand, front=request.is_retry)
         eta = self._time_of(slots, 1 + same, demand, now, priority)
         if eta > left:
-            raise _refusal(request, eta, self.limiter.delay(now, demand, priority), now)
+            raise _deadline_error(request, eta, self.limiter.delay(now, demand, priority), now)
 
     def expiry_error(self, request: PermitRequest) -> DeadlineExceededError:
         """Return the error of a call whose deadline has passed while it waited for a permit."""
         eta, now = self.eta(1, request.priority, request.demand), self.loop.time()
         delay = self.limiter.delay(now, request.demand, request.priority)
-        return _refusal(request, eta, delay, now, is_over=True)
+        return _deadline_error(request, eta, delay, now, is_over=True)
 
     def refuse_late(self) -> None:
         """Fail the waiting calls that a pause or a used-up quota keeps past their deadline.
 
-        By a second at least: this is an estimate. They are examined only if the delay is a second
-        longer than when they were examined last.
+        Only those that would be late by more than a second, because the delay is an estimate. They
+        are examined only if the delay is a second longer than when they were examined last.
         """
         if not self._deadlines:
             self._delayed_until.clear()  # a pause that was examined may end early
@@ -285,13 +285,13 @@ class Scheduler:
             if late.until > max(now, request.deadline_at) + _LATE_BY:
                 del self._deadlines[waiter]
                 self._queues[request.priority].leave(*place)
-                waiter.set_exception(_refusal(request, late.until - now, late, now))
+                waiter.set_exception(_deadline_error(request, late.until - now, late, now))
 
     def _grants_before(self, own: int, priority: Priority) -> int:
-        """Return the grants before that of a call with *own* calls of its class ahead."""
+        """Return how many grants precede that of a call that has *own* calls of its class ahead."""
         every = BACKGROUND_EVERY - 1
         until_background = max(0, every - (self._granted - self._last_background))
-        if priority:
+        if priority is Priority.BACKGROUND:
             return own + min(self._interactive.waiting, until_background + every * own)
         return own + min(self.background.waiting, (own + every - until_background) // every)
 
@@ -311,7 +311,7 @@ class Scheduler:
                 return
             waiter = queue.pop(demand)
             if waiter is not None:
-                waiter.set_result(self._grant(now, queue is background, demand))
+                waiter.set_result(self._grant(now, queue, demand))
                 left -= 1
         if not left and not self._resuming:
             self._resuming = True
@@ -319,13 +319,13 @@ class Scheduler:
 
     def _next(self, now: float) -> tuple[float, FlowQueue, Demand]:
         """Return queue and kind of the call that is sent next, and when to ask again if not now."""
-        first = self._in_turn()[0]
+        first = self._queues_in_order()[0]
         if first.is_ordinary:  # it needs the quotas of all calls only: nothing may pass it
-            reserve, spaced = self._terms_of(first, now)
+            reserve, spaced = self._reserve_and_spacing(first, now)
             return self.limiter.next_permit_at(now, reserve=reserve, spaced=spaced), first, ONE
         again_at = math.inf
-        for queue, demand, closed in self._kinds_in_turn(now):
-            reserve, spaced = self._terms_of(queue, now)
+        for queue, demand, closed in self._kinds_in_order(now):
+            reserve, spaced = self._reserve_and_spacing(queue, now)
             at = self.limiter.next_permit_at(now, demand, reserve=reserve, spaced=spaced)
             if at <= now:
                 return at, queue, demand
@@ -334,22 +334,23 @@ class Scheduler:
                 return again_at, queue, demand
         return again_at, first, ONE
 
-    def _in_turn(self) -> tuple[FlowQueue, FlowQueue]:
+    def _queues_in_order(self) -> tuple[FlowQueue, FlowQueue]:
         """Return the queues, the one whose turn it is first."""
         interactive, background = self._interactive, self.background
-        if background.kinds and (not interactive.kinds or self._is_due()):
+        if background.kinds and (not interactive.kinds or self._is_background_due()):
             return background, interactive
         return interactive, background
 
-    def _kinds_in_turn(self, now: float) -> Iterator[tuple[FlowQueue, Demand, dict[str, float]]]:
-        """Yield the waiting kinds in the order of their turns, each with its closed groups.
+    def _kinds_in_order(self, now: float) -> Iterator[tuple[FlowQueue, Demand, dict[str, float]]]:
+        """Yield queue, demand and `closed` of the waiting kinds, in the order of their turns.
 
-        A group of quotas is closed until an instant. Kinds that need a group of certain
-        operations, or of a share, that is closed to an earlier kind are left out.
+        `closed` has, for each group of quotas from which the kind may not take yet, when it may.
+        Kinds that need a group of certain operations, or of a share, that is closed to an earlier
+        kind are left out.
         """
         blocked = set[str]()
-        for queue in self._in_turn():
-            reserve, spaced = self._terms_of(queue, now)
+        for queue in self._queues_in_order():
+            reserve, spaced = self._reserve_and_spacing(queue, now)
             for demand in queue.in_order():
                 openings = self.limiter.openings(now, demand, reserve=reserve, spaced=spaced)
                 if blocked.isdisjoint(openings):
@@ -357,30 +358,30 @@ class Scheduler:
                     yield queue, demand, closed
                     blocked.update(filter(None, closed))
 
-    def _terms_of(self, queue: FlowQueue, now: float) -> tuple[int, bool]:
+    def _reserve_and_spacing(self, queue: FlowQueue, now: float) -> tuple[int, bool]:
         """Return the slots to keep for others than calls of *queue*, and whether to space these.
 
         Nothing is kept for interactive calls if background's own share of the grants is due.
         """
         if queue is self._interactive:
             return 0, False
-        reserve = 0 if self._is_due() else self._forecast.remaining(now)
+        reserve = 0 if self._is_background_due() else self._forecast.remaining(now)
         return reserve, now - self._forecast.last_at < _INTERACTIVE_COOLDOWN
 
     def _resume(self) -> None:
         self._resuming = False
         self.dispatch()
 
-    def _is_due(self) -> bool:
+    def _is_background_due(self) -> bool:
         """Whether the next grant is background's even if interactive calls wait."""
         return self._granted - self._last_background >= BACKGROUND_EVERY - 1
 
-    def _grant(self, now: float, is_background: int, demand: Demand) -> Permit:
+    def _grant(self, now: float, queue: FlowQueue, demand: Demand) -> Permit:
         self._granted += 1
         self.in_flight += 1
         self.in_flight_limit.in_use += 1
         permit = self.limiter.acquire(now, demand)
-        if is_background:
+        if queue is self.background:
             permit.is_background = True
             self.sent_background += 1
             self._last_background = self._granted
@@ -452,7 +453,7 @@ class Scheduler:
         """Whether the vendor rejects more calls than the calls of this scope explain.
 
         Rejections in the first period of the longest quota do not count, because calls of an
-        earlier process may cause them, nor does a share that an inexact arrival bound costs.
+        earlier process may cause them, nor do as many as inexact arrival bounds explain.
         """
         return self._rejected_later > max(_FEW_REJECTIONS, _EXPECTED_REJECTIONS * self.sent)
 
@@ -567,8 +568,8 @@ class Scheduler:
         A kind that waits for its share or for a quota of its operations is passed over.
         """
         found = ONE
-        if not self._in_turn()[0].is_ordinary:
-            kinds = self._kinds_in_turn(self.loop.time())
+        if not self._queues_in_order()[0].is_ordinary:
+            kinds = self._kinds_in_order(self.loop.time())
             found = next((demand for _, demand, closed in kinds if not any(closed)), ONE)
         for priority in Priority:
             kind = self._queues[priority].kinds.get(found)
@@ -576,20 +577,23 @@ class Scheduler:
                 return max(0, int(min(kind.waiting, self.room()))), priority, found
         return 0, Priority.BACKGROUND, ONE
 
-    def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:
-        """Raise a copy of *error* in each waiting call; *for_good*: in later calls as well."""
-        if for_good:
-            self._closed = error
-            self._timer.cancel()
-            if self._long_waits is not None:
-                self._long_waits.close()
+    def close(self, error: AsyncClientsError) -> None:
+        """Raise a copy of *error* in each waiting call, and in later ones."""
+        self._closed = error
+        self._timer.cancel()
+        if self._long_waits is not None:
+            self._long_waits.close()
+        self.fail_waiting(error)
+
+    def fail_waiting(self, error: AsyncClientsError) -> None:
+        """Raise a copy of *error* in each waiting call."""
         for queue in self._queues:
             for demand in [*queue.kinds]:
                 while (waiter := queue.pop(demand)) is not None:
                     waiter.set_exception(error.with_facts())
 
 
-def _refusal(
+def _deadline_error(
     request: PermitRequest, eta: float, delay: Delay, now: float, *, is_over: bool = False
 ) -> DeadlineExceededError:
     """Return the error, with the cause if *delay* alone is longer than the deadline."""

@@ -138,7 +138,7 @@ class LeaseClient:
                 self._on_failure(request, demand, sent_at, reason)
             else:
                 slots.released.clear()
-                self._queue.fail(error)
+                self._queue.fail_waiting(error)
         except BaseException as error:  # from a driver, or a bug: no call may hang on it
             slots.drop_leases()
             is_cancelled = isinstance(error, asyncio.CancelledError) and _is_task_cancelled()
@@ -156,7 +156,7 @@ class LeaseClient:
         if is_outage and not state.log.has_worked and state.config.when_down == "safe_share":
             # It never responded, so nothing is known about other processes.
             advice = error.advice or "Start it or correct its address"
-            self._queue.fail(
+            self._queue.fail_waiting(
                 ConfigurationError(
                     f"the shared limit store {state.config.display_name} could not be reached: "
                     f"{error}",

@@ -38,9 +38,9 @@ class SharedLimits:
     def _connect(self) -> Backend:
         raise NotImplementedError
 
-    def open(self, *, cold: bool = False) -> StoreSession:
-        """Return a session for one pool; with *cold*, a new log starts with a spent window."""
-        config = replace(self._config, process=uuid4().hex[:12], assume_spent=cold)
+    def open(self, *, assume_spent: bool = False) -> StoreSession:
+        """Return a session for one pool; *assume_spent*: a new log starts with a spent window."""
+        config = replace(self._config, process=uuid4().hex[:12], assume_spent=assume_spent)
         return StoreSession(self._connect(), config)
 
 

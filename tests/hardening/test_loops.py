@@ -142,7 +142,7 @@ async def test_scheduler_grants_in_time_on_each_loop(
     loop = asyncio.get_running_loop()
     local = Limiter([Quota(limit, PERIOD)], admission="exact", now=loop.time())
     scheduler = Scheduler(local, loop)
-    line = FileLimits(tmp_path / "limits.db").open(cold=False) if shared else None
+    line = FileLimits(tmp_path / "limits.db").open(assume_spent=False) if shared else None
     if line is not None:
         scheduler.limiter = line.limiter("scope", local, scheduler)
     sent: list[float] = []

@@ -459,7 +459,7 @@ async def test_closing_wakes_the_calls_of_every_kind() -> None:
     demands = [ONE, Demand(1, "events.x"), Demand(share=Share("", 0.5)), Demand(1, "events.y")]
     tasks = [t for demand in demands for t in start(queue, request(queue, demand), 3)]
     await asyncio.sleep(1.0)
-    queue.fail(ClientClosedError("closed"), for_good=True)
+    queue.close(ClientClosedError("closed"))
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert sum(isinstance(each, ClientClosedError) for each in ends) == 11
     assert queue.queued() == {"interactive": 0, "background": 0}

@@ -529,14 +529,14 @@ async def test_scheduler_grants_a_burst_in_several_ticks(blocked_by: str) -> Non
 # --- The end ----------------------------------------------------------------------------
 
 
-async def test_fail_raises_in_every_waiter() -> None:
-    """Each waiter gets its own error; with *for_good* later calls fail as well."""
+async def test_close_raises_in_every_waiter() -> None:
+    """Each waiter gets its own error, and later calls fail as well."""
     queue = scheduler(Quota(1, 60.0))
     first = queue.try_acquire(PermitRequest())
     assert first is not None
     waiting = [asyncio.create_task(queue.acquire(PermitRequest(Priority(n % 2)))) for n in range(4)]
     await settle()
-    queue.fail(ClientClosedError("closed", advice="later"), for_good=True)
+    queue.close(ClientClosedError("closed", advice="later"))
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(error, ClientClosedError) for error in errors)
     assert len({id(error) for error in errors}) == 4
@@ -554,7 +554,7 @@ async def test_cancellation_wins_over_closing_in_the_same_tick() -> None:
     assert queue.try_acquire(PermitRequest()) is not None
     waiting = asyncio.create_task(queue.acquire(PermitRequest()))
     await settle()
-    queue.fail(ClientClosedError("closed"), for_good=True)
+    queue.close(ClientClosedError("closed"))
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -31,7 +31,7 @@ class Store(MemoryStore):
         super().__init__()
         self.closed = 0
 
-    def open(self, *, cold: bool) -> StoreSession:
+    def open(self, *, assume_spent: bool) -> StoreSession:
         """Return a session for one pool."""
         return StoreSession(self, CONFIG)
 

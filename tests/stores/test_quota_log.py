@@ -222,14 +222,14 @@ def test_quota_applies_for_its_period_and_a_minute() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "cold", "waits"),
+    ("known", "assume_spent", "waits"),
     [("", False, 0), ("", True, 3 * SECOND), ("e0", False, 3 * SECOND)],
     ids=["a first start", "a cold start", "lost data"],
 )
-def test_new_log_is_spent_if_data_was_lost(known: str, cold: bool, waits: int) -> None:
+def test_new_log_is_spent_if_data_was_lost(known: str, assume_spent: bool, waits: int) -> None:
     """An empty store is an empty window only for a process that knows no other epoch."""
     log = QuotaLog()
-    response = log.apply(lease_request(epoch=known, assume_spent=cold, count=1), START)
+    response = log.apply(lease_request(epoch=known, assume_spent=assume_spent, count=1), START)
     assert (response.opens_in == (0,)) is (waits == 0)
     assert log.apply(lease_request(epoch="e1", count=1, first=2), START + waits).opens_in
 

@@ -123,10 +123,10 @@ class MemoryLimits:
         self._when_down: WhenDown = when_down
         self._opened = 0
 
-    def open(self, *, cold: bool) -> StoreSession:
+    def open(self, *, assume_spent: bool) -> StoreSession:
         self._opened += 1
         name, when_down = f"pool {self._opened}", self._when_down
-        config = replace(CONFIG, process=name, when_down=when_down, assume_spent=cold)
+        config = replace(CONFIG, process=name, when_down=when_down, assume_spent=assume_spent)
         return StoreSession(self.backend, config)
 
 
@@ -205,7 +205,7 @@ class Process:
     async def stop(self) -> None:
         """Stop like a process that exits."""
         await self._cancel()
-        self.scheduler.fail(ClientClosedError("over"), for_good=True)
+        self.scheduler.close(ClientClosedError("over"))
         if self.session is not None:
             await self.session.aclose()
 
@@ -213,7 +213,7 @@ class Process:
         """Stop as if by SIGKILL: the store gets no goodbye. Calls in flight still arrive."""
         self.world.store.broken.add(_config(self).process)
         await self._cancel()
-        self.scheduler.fail(ClientClosedError("over"), for_good=True)
+        self.scheduler.close(ClientClosedError("over"))
 
     async def _cancel(self) -> None:
         for task in self.tasks:

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from asyncclients.backfill.files.text import EXCEL, MAX_LENGTH, ParsedRow, TextReader, as_utf8
+from asyncclients.core.events import logger
 
 _DIGITS = 3
 """Least digits of the numbers that are taken for ids of rows."""
@@ -36,7 +36,6 @@ _MAX_LINES = 100
 _RUN = re.compile(r"\d+|[^\W\d_]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "pipes"}
-_log = logging.getLogger(__name__)
 
 
 class Cells(dict[str, str]):
@@ -194,7 +193,7 @@ class CsvReader(TextReader):
         for column, (name, cell) in enumerate(zip(self.columns, record, strict=False), 1):
             if cell and not name:
                 self._has_warned_unnamed = True
-                _log.warning(
+                logger.warning(
                     "%s, line %d: column %d has no name in the header: its values are ignored",
                     self.path,
                     line,

@@ -19,7 +19,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from asyncclients.arguments import QuotaShare, check_value
 from asyncclients.backfill import Report, Sink
 from asyncclients.backfill.files.source import Rows, open_source
 from asyncclients.backfill.report import RequestCounts
+from asyncclients.core.events import logger
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
 from asyncclients.integrations.dbos.heartbeat import (
     READS,
@@ -51,8 +51,6 @@ from asyncclients.integrations.jobs.database import Database
 from asyncclients.integrations.jobs.job_store import DbPageStore, JobRecord, JobStore, digest_of
 from asyncclients.integrations.jobs.worker import Resolve, Worker
 from asyncclients.own_files import in_thread
-
-_log = logging.getLogger("asyncclients.backfill")
 
 _QUEUE = "asyncclients"
 _VERSION = "asyncclients-4"
@@ -146,7 +144,7 @@ class Backfills:
                 cancelled = task is not None and task.cancelling()
                 if cancelled or isinstance(failure, (KeyboardInterrupt, SystemExit)):
                     raise
-                _log.warning("Heartbeat of worker %s failed: %s", self.name, error_text(failure))
+                logger.warning("Heartbeat of worker %s failed: %s", self.name, error_text(failure))
             await asyncio.sleep(self._lease / READS)
 
     async def _heartbeat(self, detector: FailureDetector) -> None:
@@ -272,7 +270,7 @@ class Backfills:
             try:
                 await self._report_running(watched, show)
             except Exception as failure:  # noqa: BLE001 - the work goes on without it
-                _log.warning("The progress of the jobs is unknown: %s", error_text(failure))
+                logger.warning("The progress of the jobs is unknown: %s", error_text(failure))
             await asyncio.sleep(_PROGRESS_EVERY)
 
     async def _report_running(

@@ -7,13 +7,13 @@ is retried for up to 15 minutes, and nothing is sent. SQLAlchemy blocks, so it r
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError, StateError, StateMismatchError
 
 T = TypeVar("T")
@@ -24,7 +24,6 @@ _MAX_PAUSE = 2.0
 _UNAVAILABLE = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 _URL_ADVICE = "Give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
-_log = logging.getLogger("asyncclients.backfill")
 
 _TABLES = (
     # A backfill.
@@ -126,7 +125,7 @@ class Database:
                         f"the database of the backfill cannot be used: {reason}",
                         advice="No data is lost: repair the database, and start again",
                     ) from None
-            _log.warning("The job database is unavailable; nothing is sent: %s", reason)
+            logger.warning("The job database is unavailable; nothing is sent: %s", reason)
             await asyncio.sleep(pause)
             pause = min(_MAX_PAUSE, pause * 2)
 

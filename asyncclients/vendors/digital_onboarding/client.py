@@ -82,7 +82,7 @@ class Contacts(Resource):
         Without both, the vendor generates a `unique_id`: each such call creates a new contact,
         and is not retried if its response is lost.
         """
-        UPSERT.check_argument(contact)
+        UPSERT.check_argument_type(contact)
         request = UPSERT.request(body=contact, idempotent=contact.key is not None)
         return await self._send(request)
 
@@ -130,7 +130,7 @@ class Journeys(Resource):
             owner_id: id of the user who owns the journey.
             name: the journey's name, by default the template's.
         """
-        CREATE_JOURNEY.check_argument(contact, NewContact)
+        CREATE_JOURNEY.check_argument_type(contact, NewContact)
         journey = NewJourney(
             contact=contact,
             owner_id=UNSET if owner_id is None else owner_id,

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.call import check_given
+from asyncclients.core.call import check_argument
 from asyncclients.core.client import FromEnvironment, VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
@@ -111,7 +111,7 @@ class PagedResource(Resource):
         query: dict[str, Any] = {}
         # A list of everything needs neither: both would cost its only page a few percent.
         if given != type(given)():
-            check_given(self, endpoint, given)
+            check_argument(self, endpoint, given)
             values = {name: getattr(given, name) for name in _FILTERS}
             query = {name: value for name, value in values.items() if value is not None}
         listed = _List(self._send, self._pages, endpoint, given, query)

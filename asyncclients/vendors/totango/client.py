@@ -94,10 +94,10 @@ class Touchpoints(Resource):
         may mean either number. Longer content is an `InvalidValueError`.
         Raises `BadRequestError` if the account does not exist.
         """
-        CREATE_TOUCHPOINT.check_argument(touchpoint)
+        CREATE_TOUCHPOINT.check_argument_type(touchpoint)
         _warn_of_length(touchpoint.content)
         body = to_plain(touchpoint)
-        request = _encodable(CREATE_TOUCHPOINT, body).request(body=body, given=touchpoint)
+        request = _encodable(CREATE_TOUCHPOINT, body).request(body=body, argument=touchpoint)
         return await self._send(request)
 
     @operation(UPDATE_TOUCHPOINT)
@@ -108,12 +108,12 @@ class Touchpoints(Resource):
         fields has `event_id` and `account_id` as well, its samples only the latter. The effect
         of omitted fields is not documented.
         """
-        UPDATE_TOUCHPOINT.check_argument(touchpoint)
+        UPDATE_TOUCHPOINT.check_argument_type(touchpoint)
         _warn_of_length(touchpoint.content)
         note = _checked_id(note_id)
         body = {"note_id": note, **to_plain(touchpoint)}
         endpoint = _encodable(UPDATE_TOUCHPOINT, body)
-        await self._send(endpoint.request(note_id=note, body=body, given=touchpoint))
+        await self._send(endpoint.request(note_id=note, body=body, argument=touchpoint))
         event_id = touchpoint.event_id
         return Touchpoint(note_id=ExactId(note), event_id=ExactId(event_id) if event_id else None)
 

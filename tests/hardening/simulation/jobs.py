@@ -60,7 +60,7 @@ class Job:
                 f"{self.plan.name}.{life}",
                 crash=crash,
                 folder=self.folder,
-                cold=life > 0 or world.plan.forgets,
+                assume_spent=life > 0 or world.plan.forgets,
             )
             life += 1
             await machine.__aenter__()

@@ -34,7 +34,7 @@ _RETRY: Final = RetryPolicy(max_retries=2, base=0.2, cap=2.0)
 class Machine:
     """A process of *world*; with a *crash* it is killed, with a *folder* it leaves something.
 
-    A *cold* one supposes that the quotas are spent: it may come after another, or be the
+    With *assume_spent* it starts with the quotas spent: it may come after another, or be the
     first to meet a store that has forgotten all.
     """
 
@@ -45,10 +45,10 @@ class Machine:
         *,
         crash: Crash | None = None,
         folder: Path | None = None,
-        cold: bool = False,
+        assume_spent: bool = False,
     ) -> None:
         self._world, self.name, self._crash = world, name, crash
-        self.folder, self._cold = folder, cold
+        self.folder, self._assume_spent = folder, assume_spent
         self._steps: Counter[str] = Counter()
         self._died = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
@@ -69,7 +69,7 @@ class Machine:
                 timeout=4.0,
                 limits=world.store.seen_by(self.name) if world.store else None,
                 tokens=world.tokens,
-                cold_start="full" if self._cold else "empty",
+                cold_start="full" if self._assume_spent else "empty",
             )
         )
         return self

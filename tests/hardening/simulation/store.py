@@ -86,6 +86,6 @@ class SeenStore:
     def __init__(self, backend: _Backend, config: StoreConfig) -> None:
         self._backend, self._config = backend, config
 
-    def open(self, *, cold: bool) -> StoreSession:
+    def open(self, *, assume_spent: bool) -> StoreSession:
         """Return a session for one pool."""
-        return StoreSession(self._backend, replace(self._config, assume_spent=cold))
+        return StoreSession(self._backend, replace(self._config, assume_spent=assume_spent))
