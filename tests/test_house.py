@@ -17,6 +17,7 @@ from tests.support.source_tree import (
     floor_violations,
     function_violations,
     name_violations,
+    sleep_violations,
 )
 
 HERE = Path(asyncclients.__file__).parent.parent
@@ -135,6 +136,16 @@ def test_planted_breach_is_found(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert any(said in violation for violation in rule(tmp_path)), rule(tmp_path)
+
+
+def test_sleeping_tests_run_in_virtual_time(tmp_path: Path) -> None:
+    """No test sleeps in real time, and one that has lost its marker is named."""
+    assert sleep_violations(Path(__file__).parent) == []
+    marker, path = "@pytest.mark.virtual_time\n", tmp_path / "test_a.py"
+    path.write_text(f"{marker}async def test_b():\n    await asyncio.sleep(0.1)")
+    assert sleep_violations(tmp_path) == []
+    path.write_text(path.read_text().removeprefix(marker))
+    assert sleep_violations(tmp_path) == ["test_a.py::test_b sleeps: add @pytest.mark.virtual_time"]
 
 
 def test_public_names_match_the_contract() -> None:

@@ -21,6 +21,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.backfill import Progress, pull, push, read_status
+from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.files.source import open_source
 from asyncclients.errors import BackfillStoppedError
@@ -476,14 +477,22 @@ async def test_source_count_can_be_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cancellation ends the count after a part of the file, and closes it."""
-    monkeypatch.setattr("asyncclients.backfill.files.source._COUNTED_ROWS", 1)
-    path = write(tmp_path / "x.csv", "a\n" + "1\n" * 100_000)
-    source = await open_source(path)
+    loop, has_part, parts = asyncio.get_running_loop(), asyncio.Event(), list[int]()
+    count = CsvReader.count
+
+    def count_one(reader: CsvReader, _: int) -> int:
+        parts.append(count(reader, 1))
+        loop.call_soon_threadsafe(has_part.set)
+        return parts[-1]
+
+    monkeypatch.setattr(CsvReader, "count", count_one)
+    source = await open_source(write(tmp_path / "x.csv", "a\n" + "1\n" * 10_000))
     counting = asyncio.create_task(source.count())
-    await asyncio.sleep(0.01)
+    await has_part.wait()
     counting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await counting
+    assert len(parts) < 10_000
     await source.aclose()
 
 

@@ -451,6 +451,7 @@ async def test_push_reconciles_unknown_rows(sandbox: Sandbox, csv: Path, state: 
     assert codes(sandbox) == Counter(f"n{number}" for number in range(30))
 
 
+@pytest.mark.virtual_time
 async def test_push_records_no_intent_for_queued_rows(csv: Path, state: Path) -> None:
     """Only requests on the wire are recorded as sent: a crash leaves no queued row unknown."""
     csv.write_text("email\n" + "".join(f"p{number}@example.com\n" for number in range(40)))

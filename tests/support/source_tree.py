@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,9 @@ FLOORS = {
 
 LINES, PARAMETERS = 50, 5
 """Limits of a function: lines without its docstring (a screen), and positional parameters."""
+
+REAL_TIME = ("cli/", "integrations/", "stores/", "docs/test_examples.py")
+"""Tests that wait for other processes, which have no virtual time."""
 
 FORBIDDEN_MODULES = frozenset({"utils", "util", "helpers", "common", "base", "manager", "misc"})
 _LOADERS = frozenset({"pickle", "cPickle", "marshal", "shelve", "yaml", "dill"})
@@ -183,3 +187,31 @@ def _dangerous(called: ast.expr) -> str | None:
         if called.value.id in _LOADERS and loads:
             return f"{called.value.id}.{called.attr}"
     return None
+
+
+def sleep_violations(tests: Path) -> list[str]:
+    """Tests that call `asyncio.sleep` in real time, outside `REAL_TIME`."""
+    found: list[str] = []
+    for path in sorted(tests.rglob("test_*.py")):
+        name, text = path.relative_to(tests).as_posix(), path.read_text()
+        if name.startswith(REAL_TIME) or re.search(
+            r"^pytestmark = .*virtual_time", text, re.MULTILINE
+        ):
+            continue
+        for node in functions(ast.parse(text)):
+            is_test = node.name.startswith("test_")
+            if is_test and not _uses(node, "virtual_time", "run_virtual") and _sleeps(node):
+                found.append(f"{name}::{node.name} sleeps: add @pytest.mark.virtual_time")
+    return found
+
+
+def _uses(node: Function, *names: str) -> bool:
+    return any(re.search(rf"\b{name}\b", ast.unparse(node)) for name in names)
+
+
+def _sleeps(node: Function) -> bool:
+    calls = (each for each in ast.walk(node) if isinstance(each, ast.Call))
+    return any(
+        ast.unparse(call.func) == "asyncio.sleep" and ast.unparse(call.args[0]) != "0"
+        for call in calls
+    )

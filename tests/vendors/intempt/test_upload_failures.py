@@ -182,7 +182,7 @@ async def test_early_error_of_the_storage_ends_the_upload(pool: SessionPool) -> 
     async def refuse(connection: Connection) -> None:
         xml = f"<Error><Code>AccessDenied</Code><Sent>{SIGNATURE}</Sent></Error>".encode()
         await connection.send(http(403, xml, {"Content-Type": "application/xml"}))
-        await asyncio.sleep(0.2)
+        await asyncio.Event().wait()
 
     async with byte_server(link, refuse) as server:
         client = IntemptClient(pool, api_key=CANARY, org="o", base_url=server.url)
