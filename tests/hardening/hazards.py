@@ -392,7 +392,7 @@ OUTSIDE: Final = (
     Hazard(110, "A blocking generator as a source", "The event loop stays free.",
            ("backfill/test_threads.py::test_push_source_that_blocks_leaves_the_loop_free",)),
     Hazard(111, "A vendor outage of one second", "It costs seconds, with any number of calls in flight.",
-           tests(ENDINGS, "push_recovers_from_short_outage")),
+           ("backfill/test_circuit_breaker.py::test_push_recovers_from_short_outage",)),
     Hazard(112, "A stray quote in CSV hides rows", "It is an error that names the line.",
            tests(SOURCES, "csv_quotes_that_hide_rows_are_an_error")),
     Hazard(113, "A damaged CSV file", "The damage is an error, or costs no other row.",
