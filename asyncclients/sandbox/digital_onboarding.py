@@ -58,7 +58,7 @@ class Token:
 
 
 class DigitalOnboarding(Vendor):
-    """Digital Onboarding API v1, 6 operations, on one team.
+    """Digital Onboarding API v1, on one team.
 
     `clients` are secrets by client id; one that arrives in a query string moves to `revoked`
     permanently. A token is valid for `lifetime` seconds, independently of `expires_in`, the value

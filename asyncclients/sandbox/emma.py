@@ -38,7 +38,7 @@ _TOUCHPOINT = f"{_MEMBERS}/touchpoints/{{touchpoint_id}}"
 
 
 class Emma(Vendor):
-    """Emma (MyEmma) touchpoints, 9 operations, on one account.
+    """Emma (MyEmma) touchpoints, on one account.
 
     `members` are emails by member id; `types` and `touchpoints` are rows by id.
     """

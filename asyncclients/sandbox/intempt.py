@@ -64,7 +64,7 @@ class Profile:
 
 
 class Intempt(Vendor):
-    """Intempt API, 9 operations, on one organization; the tenth is the upload to `Storage`.
+    """Intempt API, on one organization, without the upload to `Storage`.
 
     It has collections by name, profiles and one source. Lists are HAL, without `_embedded` if the
     list is empty; the manual's text describes arrays.

@@ -163,7 +163,7 @@ class Table(dict[str, Row]):
 
 
 class Intouch(Vendor):
-    """Intouch Insight Customer Platform API 1.0.0, 19 operations, on one account.
+    """Intouch Insight Customer Platform API 1.0.0, on one account.
 
     `records` are those of each external program by document id; `root_uuid` is the root of the
     hierarchy.

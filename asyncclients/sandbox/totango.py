@@ -50,7 +50,7 @@ _NOTE = "/api/v3/touchpoints/{note_id}"
 
 
 class Totango(Vendor):
-    """Totango Touchpoints API, 7 operations, on one account.
+    """Totango Touchpoints API, on one account.
 
     `touchpoints` are the notes by `note_id`, with `event_id` and the fields sent; `other_events`
     are tasks and alerts by account, set by a test. Any account exists. Lists of types and tags are

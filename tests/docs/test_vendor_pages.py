@@ -1,9 +1,11 @@
-"""Each vendor's page has an up-to-date table of its client's operations."""
+"""The pages about vendors, and the README, have the operations of the clients."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support.clients import BY_VENDOR
@@ -11,6 +13,7 @@ from tests.support.scripts import load_script
 
 from .pages import ROOT
 
+README = ROOT / "README.md"
 GENERATOR = load_script(ROOT / "docs" / "generate_vendors.py")
 
 
@@ -31,6 +34,19 @@ def test_vendor_page_lists_every_operation_and_the_manual(vendor: str) -> None:
         e for e in endpoints if f"| `{e.operation}` | {e.method} | `{e.path or '/'}`" not in page
     ] == []
     assert f"<{BY_VENDOR[vendor].vendor.manual}>" in page
+
+
+def test_readme_counts_the_operations_of_each_vendor() -> None:
+    """The README has the number of operations of each manual, among them the token request."""
+    expected: dict[str, int] = {}
+    for vendor, client in BY_VENDOR.items():
+        # Totango's manual has one operation where two methods send the same request.
+        requests = {msgspec.structs.replace(e, operation="") for e in GENERATOR.endpoints(vendor)}
+        has_login = "client_secret" in client.vendor.environment
+        expected[client.__name__] = len(requests) + has_login
+    rows = re.findall(r"^\|[^|]+\| `(\w+)` \| (\d+) \|", README.read_text(), re.MULTILINE)
+    found = {client: int(count) for client, count in rows}
+    assert found == expected, "update the operations in README.md"
 
 
 def test_vendor_page_check_reports_an_edited_table(
