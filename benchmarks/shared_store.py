@@ -75,7 +75,7 @@ def claim(
         pause=0,
         goodbye=False,
         idle=False,
-        share_held=(0, 0),
+        block_held=(0, 0),
         heartbeat_due=1_000_000,
         lease=25_000,
         grace=150_000,

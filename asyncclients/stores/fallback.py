@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 _OWN_LIMIT = "this process obeys its own limit only"
 _TURN_SLACK = 0.175
+"""Seconds by which a turn is longer than a period."""
 _TURN_USE = 0.05
 """Seconds from its start within which a turn may be used."""
 _HEARTBEAT_SLACK = 0.25
@@ -93,7 +94,8 @@ class FallbackPolicy:
 class StaticShare(FallbackPolicy):
     """A part of each quota, and of each share of one, starting with a spent window.
 
-    It is *size*, of `UNIT` in total, and is used from loop instant *start* on.
+    It is *size*, of `UNIT` in total, and is used from loop instant *start* on. *members* says for
+    the log which part it is, as in "1 of 4 processes".
     """
 
     def __init__(
@@ -255,8 +257,8 @@ class OutageState:
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self._failed_at = -math.inf
-        self._missed_at = -math.inf
-        self._is_missed = False
+        self._overdue_at = -math.inf  # the store counts this process as overdue from then on
+        self._is_overdue = False  # a request failed that was sent after that
         self.failures = 0
         self.fallback: FallbackPolicy | None = None
 
@@ -271,16 +273,18 @@ class OutageState:
         if self.failures == 1:
             return self._failed_at
         probe_at = self._failed_at + PROBE_INTERVAL
-        return probe_at if self._is_missed else min(probe_at, max(self._missed_at, self._failed_at))
+        return (
+            probe_at if self._is_overdue else min(probe_at, max(self._overdue_at, self._failed_at))
+        )
 
     def on_failure(self, sent_at: float, now: float, due_at: float) -> bool:
         """Count a request sent at *sent_at* that failed; return whether it is an outage.
 
-        The store expects this process by *due_at*, even if it has applied the request.
+        The store expects the next request by *due_at*, even if it has applied this one.
         """
         if not self.failures:
-            self._missed_at = due_at + _HEARTBEAT_SLACK
-        self._is_missed = self._config.when_down == "local" or sent_at >= self._missed_at - _TICK
+            self._overdue_at = due_at + _HEARTBEAT_SLACK
+        self._is_overdue = self._config.when_down == "local" or sent_at >= self._overdue_at - _TICK
         self._failed_at = now
         self.failures += 1
         return self.failures > 1
@@ -290,9 +294,9 @@ class OutageState:
         if self.fallback is None:
             return now
         permit_at = self.fallback.next_permit_at(now, demand)
-        if self._is_missed:
+        if self._is_overdue:
             return permit_at
-        return max(permit_at, self._missed_at) if now < self._missed_at else math.inf
+        return max(permit_at, self._overdue_at) if now < self._overdue_at else math.inf
 
     def start(
         self,
@@ -365,7 +369,9 @@ class OutageLog:
             exc_info=error,
         )
 
-    def begin(self, key: str, sent_at: float, error: StoreUnavailableError, fallback: str) -> None:
+    def on_outage(
+        self, key: str, sent_at: float, error: StoreUnavailableError, fallback: str
+    ) -> None:
         """Log that the request of *key* sent at *sent_at* failed, if no outage is logged."""
         if self._down_since is not None or sent_at <= self._recovered_at:
             return
@@ -398,7 +404,7 @@ class OutageLog:
             )
             self._down_since = None
 
-    def taken_over(self, key: str, now: float, request: LeaseRequest) -> None:
+    def on_takeover(self, key: str, now: float, request: LeaseRequest) -> None:
         """Log that another server process has the log of *key*."""
         text = (
             "another server process has its data, after a restart, a failover or a move of its "
@@ -407,13 +413,17 @@ class OutageLog:
         )
         self._log(key, now, "taken over", text)
 
-    def reset(self, key: str, now: float, event: str, request: LeaseRequest, advice: str) -> None:
+    def on_reset(
+        self, key: str, now: float, event: str, request: LeaseRequest, advice: str
+    ) -> None:
         """Log an *event* that voids the logs of all scopes."""
         hold = (request.recovery_hold + request.detection_time) / SECOND
         text = f"{event}; the window counts as spent, no calls for {hold:g} s. {advice}"
         self._log(key, now, "reset", text)
 
-    def differ(self, key: str, now: float, own: Sequence[Quota], others: Sequence[Quota]) -> None:
+    def on_other_quotas(
+        self, key: str, now: float, own: Sequence[Quota], others: Sequence[Quota]
+    ) -> None:
         """Log that other processes configured the quotas *others* for *key*, this one *own*."""
         theirs, ours = " and ".join(map(str, others)), " and ".join(map(str, own)) or "none"
         text = (
@@ -422,7 +432,7 @@ class OutageLog:
         )
         self._log(key, now, f"{self.vendor(key)}: {text}", text)
 
-    def bug(self, key: str, now: float, error: BaseException, retry_in: float) -> None:
+    def on_bug(self, key: str, now: float, error: BaseException, retry_in: float) -> None:
         """Log *error*, which a request for *key* met before it was sent."""
         text = (
             f"a request failed: {type(error).__name__}; retrying in {retry_in:g} s. This is a bug "

@@ -75,7 +75,7 @@ class LeaseBook:
         return sum(lease.demand is demand for lease in self.leases)
 
     def expire(self, now: float, longest: float) -> None:
-        """Release lapsed leases, and drop arrivals that are older than the *longest* window."""
+        """Release lapsed leases; of many arrivals, drop those older than the *longest* period."""
         self.first_lease(now)
         if len(self.arrived) > MAX_SLOTS:
             for number in [n for n, (at, _) in self.arrived.items() if at <= now - longest]:
@@ -96,7 +96,7 @@ class LeaseBook:
         self.in_flight.update(dict.fromkeys(range(number, number + demand.cost), demand))
         return number
 
-    def report_arrival(self, number: int, demand: Demand, arrived_by: float) -> None:
+    def record_arrival(self, number: int, demand: Demand, arrived_by: float) -> None:
         """Record that the call of slot *number* arrives by *arrived_by*; infinity if unknown."""
         if arrived_by < math.inf:
             for slot in range(number, number + demand.cost):

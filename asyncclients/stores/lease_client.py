@@ -52,14 +52,18 @@ class LeaseClient:
     # --- When to send a request -----------------------------------------------------
 
     def request_slots(self, now: float, demand: Demand = ONE) -> None:
-        """Request slots; at once if slots are to be released, which may be granted again."""
+        """Request slots when that is of use.
+
+        At once if slots are to be released, which may be granted again, or if calls of a better
+        class wait than at the last request.
+        """
         state = self.state
-        is_urgent = state.slots.released or self._queue.backlog()[1] < state.asked_priority
-        self.wake_at(now if is_urgent else state.wait(demand, now).until, now)
+        is_urgent = state.slots.released or self._queue.backlog()[1] < state.last_priority
+        self.send_request_at(now if is_urgent else state.wait(demand, now).until, now)
 
     def report(self, now: float) -> None:
-        """Send a report in time."""
-        self.wake_at(now + self.state.report_delay(), now)
+        """Send a request before the reports are late."""
+        self.send_request_at(now + self.state.report_delay(), now)
 
     def on_sent(self, now: float) -> None:
         """Record that a call is sent."""
@@ -68,7 +72,7 @@ class LeaseClient:
             self._lapse_timer.cancel()
         self.report(now)
 
-    def wake_at(self, at: float, now: float) -> None:
+    def send_request_at(self, at: float, now: float) -> None:
         """Send a request at *at*, unless one is sent earlier."""
         if self._task is not None or self._closed:
             return  # `_plan` looks again when the response is in
@@ -102,7 +106,7 @@ class LeaseClient:
             self._lapse_timer.set(leases[-1].lapses_at)
         at = self.state.next_request_at(now, self._queue.backlog()[0])
         if at < math.inf:
-            self.wake_at(at, now)
+            self.send_request_at(at, now)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         """Try again soon if the task was cancelled from outside or failed: calls may wait."""
@@ -111,7 +115,7 @@ class LeaseClient:
         error = None if task.cancelled() else task.exception()
         now, retry_in = self._loop.time(), max(self.state.urgent_delay(), _RETRY_AFTER_ERROR)
         if error is not None:
-            self.state.log.bug(self.state.key, now, error, retry_in)
+            self.state.outage_log.on_bug(self.state.key, now, error, retry_in)
         if (task.cancelled() or error is not None) and not self._closed:
             self._timer.set(now + retry_in)
 
@@ -133,7 +137,7 @@ class LeaseClient:
         except StoreUnavailableError as error:
             self._on_failure(request, demand, sent_at, error)
         except ConfigurationError as error:  # fatal on first contact, an outage afterwards
-            if state.log.has_worked:
+            if state.outage_log.has_worked:
                 reason = StoreUnavailableError(error.message, error.advice or "")
                 self._on_failure(request, demand, sent_at, reason)
             else:
@@ -153,7 +157,7 @@ class LeaseClient:
     ) -> None:
         state = self.state
         is_outage = state.on_failure(request, demand, sent_at, self._loop.time(), error)
-        if is_outage and not state.log.has_worked and state.config.when_down == "safe_share":
+        if is_outage and not state.outage_log.has_worked and state.config.when_down == "safe_share":
             # It never responded, so nothing is known about other processes.
             advice = error.advice or "Start it or correct its address"
             self._queue.fail_waiting(

@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     from asyncclients.stores.config import StoreConfig
     from asyncclients.stores.fallback import OutageLog
 
-_NO_SHARE_HEARTBEAT = 0.1
-"""Seconds to the second request of a process that has no block; doubled after each, up to `HEARTBEAT`."""
+_NO_BLOCK_HEARTBEAT = 0.1
+"""Seconds to the second request of a process without a block; doubled after each, up to `HEARTBEAT`."""
 _FEW = 4
 """Processes up to which each sends a heartbeat every second."""
 _HEARTBEAT_OF_MANY = 1.95
-"""Seconds between heartbeats of more: the response shows an operator's change within two."""
+"""Seconds between heartbeats of more processes, so that each sees an operator's change within two."""
 _SPACED_BURST = 1.25
 """Burst where calls are spaced evenly: a call that is slightly late does not delay the next."""
 _MAX_FEEDBACK = 5000
-"""Accepted calls of other processes that one response reports to the limiter."""
+"""Accepted calls of other processes that the limiter counts for one response, at most."""
 _IDLE_TIMEOUT = 60.0
 """Seconds without calls after which a process counts as idle."""
 _IDLE_HEARTBEAT = 10.0
@@ -63,17 +63,17 @@ _CROWD = 100
 
 
 class Wait(NamedTuple):
-    """When the next request for a demand is sent."""
+    """The wait before the next request for a demand."""
 
     until: float  # loop instant of the request
-    name: str  # the name of the quota that decides
-    delay: Delay  # that quota, and when it opens at the earliest
-    priority: int = 0  # the class that waits
+    quota_name: str  # of the quota that delays the calls; empty if none does
+    delay: Delay  # what delays them, and until when at least
+    priority: int = 0  # their class
 
     @property
     def group(self) -> str:
         """The group of that quota."""
-        return self.name.partition(" ")[2]
+        return self.quota_name.partition(" ")[2]
 
 
 class LeaseState:
@@ -83,41 +83,48 @@ class LeaseState:
         key: one-way name of the scope.
         local: this process's limiter: its quotas, and the rate it has learned.
         config: how the store is used.
-        log: the scopes of the pool.
+        outage_log: logs for all scopes of the pool.
         first_slot: number of the first slot.
     """
 
     def __init__(
-        self, key: str, local: Limiter, config: StoreConfig, log: OutageLog, first_slot: int = 1
+        self,
+        key: str,
+        local: Limiter,
+        config: StoreConfig,
+        outage_log: OutageLog,
+        first_slot: int = 1,
     ) -> None:
-        self.key, self.local, self.config, self.log = key, local, config, log
+        self.key, self.local, self.config, self.outage_log = key, local, config, outage_log
         self.slots = LeaseBook(first_slot)
         self.outage = OutageState(config)
         self.used_at = -math.inf  # loop instant of the last call
         self.unavailable_until = -math.inf  # of the vendor, as it has announced
-        self.accepted = self.rejected = 0  # calls that the store does not know of
+        self.accepted = self.rejected = 0  # calls of this process, not reported yet
         self.configured = local.quotas  # which an operator's quotas may replace
         # From the last response:
         self.last_response_at = -math.inf
         self.last = LeaseResponse()
         self.control = NO_CONTROL  # the settings of an operator
         self.held_until = -math.inf  # the end of an operator's pause
-        self.asked_priority, self.asked_demand = 0, ONE  # the calls for which it was asked
+        self.last_priority, self.last_demand = 0, ONE  # of the request that it answers
         self._clock = StoreClock()
-        self._is_clock_suspect = False  # set forward: leases granted since are not used
-        self._due_at = self._share_until = -math.inf  # of the next request; end of the block
-        self._is_idle = False
-        self._share_retry = _NO_SHARE_HEARTBEAT
-        self._heartbeat_at = self._renew_at = -math.inf
+        self._is_clock_suspect = False  # it was set forward: later leases are not used
+        self._due_at = -math.inf  # the store expects the next request by then
+        self._block_until = -math.inf  # the store may give the block to others afterwards
+        self._is_known_idle = False  # the last request said so
+        self._no_block_heartbeat = _NO_BLOCK_HEARTBEAT
+        self._heartbeat_at = -math.inf  # when the next heartbeat is due
+        self._renew_at = -math.inf  # when calls in flight are reported again
         self._waits: dict[Demand, Wait] = {}
         self._random = Random(config.process)  # noqa: S311 - a different one in each process
 
     # --- What the limiter asks --------------------------------------------------------
 
     def wait(self, demand: Demand, now: float, priority: int = 1) -> Wait:
-        """Return when the store may grant slots of *demand*, by its last response.
+        """Return the wait before a request for *demand*; it is over by *now* if there is none.
 
-        What background calls wait for need not delay interactive ones.
+        A wait of background calls does not apply to interactive ones.
         """
         wait = self._waits.get(demand)
         if wait is None or wait.until <= now or wait.priority > priority:
@@ -132,16 +139,16 @@ class LeaseState:
     def delay(self, now: float, demand: Demand, priority: int) -> Delay:
         """Return what delays a call of *demand* at least.
 
-        A quota of all calls that delays those of the last request delays costlier ones as well.
+        If a quota of all calls delays the demand of the last request, it also delays any demand
+        that costs as much or more.
         """
-        found, asked = self.wait(demand, now, priority), self.asked_demand
-        last = self.wait(asked, now, priority)
-        if not last.group and asked.cost <= demand.cost:
-            found = max(found, last, key=lambda wait: wait.delay.until)
-        return found.delay
+        own, last = (self.wait(each, now, priority) for each in (demand, self.last_demand))
+        if not last.group and self.last_demand.cost <= demand.cost:
+            return max(own.delay, last.delay, key=lambda delay: delay.until)
+        return own.delay
 
-    def pause(self) -> Delay:
-        """Return the delay by an operator's pause; it is over, or never was, if *until* is not later."""
+    def operator_delay(self) -> Delay:
+        """Return the delay by an operator's pause; without one, its end is not in the future."""
         name = str(self.control.pause or "paused by an operator")
         remedy = "`asyncclients limits resume` ends the pause"
         return Delay(self.held_until, name, advice=remedy, name=name, remedy=remedy)
@@ -153,10 +160,10 @@ class LeaseState:
             self.local.add(quota, now)
 
     def is_at_rest(self) -> bool:
-        """Return whether nothing is held or to be reported, and the store knows that this is idle."""
+        """Return whether nothing is held or to be reported; a member also reports that it is idle."""
         return not (
             self.outage.failures
-            or (self.last.member_count > 0 and not self._is_idle)
+            or (self.last.member_count > 0 and not self._is_known_idle)
             or self.slots.leases
             or self.slots.in_flight
             or self.slots.has_unreported()
@@ -173,7 +180,7 @@ class LeaseState:
             at = min(at, self._heartbeat_at, self._renew_at if slots.in_flight else math.inf)
         is_member = not self.outage.failures and self.last.member_count > 0
         is_needed = is_member or slots.leases or slots.has_unreported()
-        return at if is_needed or self._is_active(now, waiting) else math.inf
+        return math.inf if self._is_idle(now, waiting) and not is_needed else at
 
     def report_delay(self) -> float:
         """Return the seconds after which the reports that are due must be sent at the latest.
@@ -196,9 +203,10 @@ class LeaseState:
         quotas = (*self.local.quotas, *self.configured)
         return [quota.period for quota in quotas if not quota.unit] or [HEARTBEAT]
 
-    def _is_active(self, now: float, waiting: int) -> bool:
-        idle_timeout = _IDLE_TIMEOUT * min(1.0, _CROWD / max(1, len(self.log.vendors)))
-        return bool(self.slots.in_flight or waiting) or now < self.used_at + idle_timeout
+    def _is_idle(self, now: float, waiting: int) -> bool:
+        """Return whether this process has no calls, and sent none lately."""
+        idle_timeout = _IDLE_TIMEOUT * min(1.0, _CROWD / max(1, len(self.outage_log.vendors)))
+        return not (self.slots.in_flight or waiting) and now >= self.used_at + idle_timeout
 
     @property
     def _heartbeat_interval(self) -> float:
@@ -220,7 +228,7 @@ class LeaseState:
         """Return a request for the slots of up to *waiting* calls of *demand*."""
         slots, config, periods = self.slots, self.config, self.periods()
         slots.expire(now, max(periods))
-        is_idle, interval = self._schedule(now, waiting)
+        is_idle, interval = self._schedule_heartbeat(now, waiting)
         is_heartbeat = goodbye or self.outage.fallback is not None
         count = 0 if is_heartbeat else slots.wanted(demand, waiting)
         recovering = self.outage.others_may_be_sending(now, self.last_response_at + max(periods))
@@ -249,34 +257,34 @@ class LeaseState:
             priority=int(priority),
             accepted=self.accepted,
             rejected=self.rejected,
-            pause=self._vendor_pause(now),
+            pause=self._vendor_pause_micros(now),
             goodbye=goodbye,
             idle=is_idle,
-            share_held=(self.last.start, self.last.size),
+            block_held=(self.last.start, self.last.size),
             heartbeat_due=micros(interval),
             lease=micros(min(config.lease, min(periods) / 4)),
             grace=micros(SEND_GRACE),
             ttl=micros(max(TTL, 3 * interval)),
             min_retry=micros(min(0.25, max(0.005, min(periods) / 8))),
             recovery_hold=micros(max(periods)),
-            detection_time=self._micros_until_seen(PROBE_INTERVAL),
-            takeover_time=self._micros_until_seen(max(PROBE_INTERVAL, self._heartbeat_interval)),
-            vendor=self.log.vendor(self.key),
+            detection_time=self._micros_to_notice(PROBE_INTERVAL),
+            takeover_time=self._micros_to_notice(max(PROBE_INTERVAL, self._heartbeat_interval)),
+            vendor=self.outage_log.vendor(self.key),
             obeys=self.last.operator_quotas,
             operator_quotas=self._specs(self.control.set_quotas, now),
         )
 
-    def _schedule(self, now: float, waiting: int) -> tuple[bool, float]:
+    def _schedule_heartbeat(self, now: float, waiting: int) -> tuple[bool, float]:
         """Return whether this process is idle, and the seconds until its next request at most."""
-        is_idle = not self._is_active(now, waiting)
+        is_idle = self._is_idle(now, waiting)
         if self.outage.failures:
             interval = HEARTBEAT
         elif is_idle:
-            crowd = max(1.0, len(self.log.vendors) / _CROWD)
+            crowd = max(1.0, len(self.outage_log.vendors) / _CROWD)
             interval = min(_MAX_HEARTBEAT, _IDLE_HEARTBEAT * crowd)
         else:
             interval = self._heartbeat_interval
-        self._is_idle, self._heartbeat_at = is_idle, now + interval
+        self._is_known_idle, self._heartbeat_at = is_idle, now + interval
         return is_idle, interval
 
     def _due_in_flight(self, now: float, interval: float) -> dict[int, Demand]:
@@ -286,14 +294,14 @@ class LeaseState:
         self._renew_at = now + self._renewal_interval(interval)
         return self.slots.in_flight
 
-    def _vendor_pause(self, now: float) -> int:
+    def _vendor_pause_micros(self, now: float) -> int:
         paused_until = self.local.paused_until if self.rejected else self.unavailable_until
         return micros(max(0.0, paused_until - now))
 
-    def _micros_until_seen(self, interval: float) -> int:
+    def _micros_to_notice(self, interval: float) -> int:
         """Return the time in which a process that asks every *interval* seconds has a response.
 
-        The slots that it was granted before are over then, too.
+        The slots that were granted to it before are void by then.
         """
         return micros(interval + 2 * self.config.timeout + self.config.lease + SEND_GRACE)
 
@@ -360,16 +368,18 @@ class LeaseState:
     ) -> None:
         """Apply *response* to *request*, which asked for slots of *demand*."""
         self.last_response_at = received_at
-        self._update_heartbeat(request, response, sent_at, received_at)
-        self._check_epoch(request, response, received_at)
-        self._check_quotas(request, response, received_at)
+        self._update_due_times(request, response, sent_at, received_at)
+        self._log_data_loss(request, response, received_at)
+        self._log_other_quotas(request, response, received_at)
         self._update_control(response, received_at)
         base = self._clock.update(sent_at, received_at, response.now)
         is_suspect = self._is_clock_suspect and request.epoch != UNKNOWN_EPOCH
         self._is_clock_suspect = is_suspect or self._clock.has_jumped
         if self._clock.has_jumped:
             advice = "Check the time service of its host"
-            self.log.reset(self.key, received_at, "its clock was set forward", request, advice)
+            self.outage_log.on_reset(
+                self.key, received_at, "its clock was set forward", request, advice
+            )
         lease = request.lease / SECOND
         for offset, opens_in in enumerate(response.opens_in):
             usable_at, number = base + opens_in / SECOND, request.first + offset * request.cost
@@ -380,35 +390,35 @@ class LeaseState:
         if response.contenders:  # jitter: not all at once, nor always in the same order
             until += self._random.random() * lease / 2
         self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
-        delay = self._delay_of(request, response, demand, base)
+        delay = self._delay_from_response(request, response, demand, base)
         self._waits[demand] = Wait(until, response.waits_for, delay, request.priority)
-        self.asked_priority, self.asked_demand = request.priority, demand
-        self.log.on_response(received_at, ends_outage=self.outage.fallback is not None)
+        self.last_priority, self.last_demand = request.priority, demand
+        self.outage_log.on_response(received_at, ends_outage=self.outage.fallback is not None)
         self.outage.stop()
         self._learn_from_others(request, response, received_at)
         self.last = response
 
-    def _update_heartbeat(
+    def _update_due_times(
         self, request: LeaseRequest, response: LeaseResponse, sent_at: float, received_at: float
     ) -> None:
         self._due_at = received_at + request.heartbeat_due / SECOND
-        self._share_until = sent_at + request.ttl / SECOND
-        if not contains((response.start, response.size), request.share_held):
+        self._block_until = sent_at + request.ttl / SECOND
+        if not contains((response.start, response.size), request.block_held):
             self._heartbeat_at = received_at  # confirm it, so that others can get the rest
         elif response.size or request.idle:
-            self._share_retry = _NO_SHARE_HEARTBEAT
+            self._no_block_heartbeat = _NO_BLOCK_HEARTBEAT
         else:
-            self._heartbeat_at = min(self._heartbeat_at, received_at + self._share_retry)
-            self._share_retry = min(2 * self._share_retry, HEARTBEAT)
+            self._heartbeat_at = min(self._heartbeat_at, received_at + self._no_block_heartbeat)
+            self._no_block_heartbeat = min(2 * self._no_block_heartbeat, HEARTBEAT)
+        if self.last.epoch not in {"", response.epoch}:  # a new log lacks the calls in flight
+            self._renew_at, self._heartbeat_at = -math.inf, received_at
 
-    def _check_epoch(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
+    def _log_data_loss(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
         if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
             advice = "Check whether it was restarted, emptied or replaced, or evicts keys"
-            self.log.reset(self.key, now, "it lost its data", request, advice)
+            self.outage_log.on_reset(self.key, now, "it lost its data", request, advice)
         elif request.seen[0] not in {"", response.server} and response.epoch == self.last.epoch:
-            self.log.taken_over(self.key, now, request)
-        if self.last.epoch not in {"", response.epoch}:
-            self._renew_at, self._heartbeat_at = -math.inf, now
+            self.outage_log.on_takeover(self.key, now, request)
 
     def _update_control(self, response: LeaseResponse, now: float) -> None:
         self.held_until = now + response.held / SECOND if response.held else -math.inf
@@ -423,17 +433,17 @@ class LeaseState:
         if before.quotas != self.control.quotas:
             self.local.replace(self.control.in_force(self.configured), now)
 
-    def _check_quotas(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
+    def _log_other_quotas(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
         others = _other_quotas(request, response)
         if others - _other_quotas(request, self.last):
-            self.log.differ(self.key, now, self.configured, parse_quotas(others))
+            self.outage_log.on_other_quotas(self.key, now, self.configured, parse_quotas(others))
 
-    def _delay_of(
+    def _delay_from_response(
         self, request: LeaseRequest, response: LeaseResponse, demand: Demand, base: float
     ) -> Delay:
-        """Return what delays the next call of *demand* at least, and until when.
+        """Return what delays the next call of *demand*, and until when at least.
 
-        The turns of other processes are not in it: they may leave.
+        The turns of other processes do not count, because these may leave.
         """
         name, _, group = response.waits_for.partition(" ")
         specs = (*request.quotas, *request.operator_quotas)
@@ -456,7 +466,7 @@ class LeaseState:
     def _learn_from_others(
         self, request: LeaseRequest, response: LeaseResponse, now: float
     ) -> None:
-        """Tell the limiter which calls of other processes the vendor accepted and rate-limited."""
+        """Tell the limiter of calls of other processes that the vendor accepted or rate-limited."""
         self.accepted -= request.accepted
         self.rejected -= request.rejected
         if self.last.epoch == response.epoch:
@@ -480,7 +490,7 @@ class LeaseState:
         reported again.
         """
         self.slots.release(request.first, demand, request.count)
-        self.log.failed_at = now
+        self.outage_log.failed_at = now
         self._renew_at = -math.inf
         due_at = max(self._due_at, now + request.heartbeat_due / SECOND)
         if not self.outage.on_failure(sent_at, now, due_at):
@@ -488,11 +498,11 @@ class LeaseState:
         if self.outage.fallback is None:
             self.slots.drop_leases()
             others = parse_quotas(_other_quotas(request, self.last))
-            known = self.last if now < self._share_until else LeaseResponse()
+            known = self.last if now < self._block_until else LeaseResponse()
             fallback = self.outage.start(
                 now, [*self.local.quotas, *others], known, self._clock, self.local.wall_time
             )
-            self.log.begin(self.key, sent_at, error, fallback.description)
+            self.outage_log.on_outage(self.key, sent_at, error, fallback.description)
         return True
 
 

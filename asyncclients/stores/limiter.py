@@ -113,7 +113,7 @@ class SharedLimiter:
         self._numbers[permit.number] = number, demand
         if self._outage.fallback is not None:
             self._outage.fallback.acquire(permit, now, demand)
-        self.slots.report_arrival(number, demand, permit.arrived_by)
+        self.slots.record_arrival(number, demand, permit.arrived_by)
         self.client.on_sent(now)
         return permit
 
@@ -127,7 +127,7 @@ class SharedLimiter:
             self._report_rejection(now)
         elif info is not None and info.unavailable:
             self._state.unavailable_until = self._local.paused_until
-            self.client.wake_at(now, now)
+            self.client.send_request_at(now, now)
         else:
             self._state.accepted += 1
 
@@ -145,7 +145,7 @@ class SharedLimiter:
     def _report_rejection(self, now: float) -> None:
         """Report at once that the vendor rate-limited a call: it concerns all processes."""
         self._state.rejected += 1
-        self.client.wake_at(now, now)
+        self.client.send_request_at(now, now)
 
     def nth_permit_at(
         self, calls: int, now: float, demand: Demand = ONE, priority: Priority = Priority.BACKGROUND
@@ -169,7 +169,7 @@ class SharedLimiter:
         self, now: float, demand: Demand = ONE, priority: Priority = Priority.BACKGROUND
     ) -> Delay:
         """Return what delays a call of *demand* longest, from *now* on."""
-        found = [self._local.delay(now, demand), self._state.pause()]
+        found = [self._local.delay(now, demand), self._state.operator_delay()]
         if self._outage.fallback is None and not self.slots.held(demand):
             found.append(self._state.delay(now, demand, priority))
         return max(found, key=lambda delay: delay.until)
@@ -189,7 +189,7 @@ class SharedLimiter:
             store_wait = self._outage.next_permit_at(now) - now
         elif not self.slots.leases and not held_for:
             store_wait = self._state.opens_at(now) - now
-            name = self._state.wait(ONE, now).name
+            name = self._state.wait(ONE, now).quota_name
             store_quota = next(iter(parse_quotas([name] if name else [])), None)
         has_responded = self._state.last_response_at > -math.inf
         return replace(
@@ -210,7 +210,7 @@ class SharedLimiter:
         if arrived_by is None:
             self.slots.release(*slots)
         else:
-            self.slots.report_arrival(*slots, arrived_by)
+            self.slots.record_arrival(*slots, arrived_by)
         if self._outage.fallback is not None:
             self._outage.fallback.settle(permit, now, sent=arrived_by is not None)
         self.client.report(now)

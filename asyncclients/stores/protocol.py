@@ -147,8 +147,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int  # calls that it rate-limited
     pause: int  # for how long the vendor wants no calls; 0 for no pause
     goodbye: bool  # end the membership of the process
-    idle: bool  # the process has sent nothing for a while and needs a small block only
-    share_held: tuple[int, int]  # start and size of the block for an outage
+    idle: bool  # the process has sent nothing lately and needs a small block only
+    block_held: tuple[int, int]  # start and size of the block that the process has
     heartbeat_due: int  # time until the next request at the latest
     lease: int  # how long before and after its opening a slot is held
     grace: int  # longest time from the end of the lease until the call arrives
@@ -180,8 +180,8 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rejected: int = 0  # likewise
     contenders: int = 0  # other processes that wait in the same priority class
     member_count: int = 0  # number of members, this process included
-    start: int = 0  # of the process's block of the quota
-    size: int = 0  # of the block
+    start: int = 0  # of the process's next block
+    size: int = 0  # of this block
     waits_for: str = ""  # name of the quota that delays the next slot; empty for none
     quotas: tuple[str, ...] = ()  # names of all quotas in force
     operator_pause: str = ""  # JSON of an `OperatorPause`; empty for none

@@ -306,7 +306,7 @@ for _, member in pairs(state.members) do
   member_count, total = member_count + 1, total + held_of(member)
   for _, block in ipairs(member.blocks) do taken[#taken + 1] = block end
 end
-local held_start, held_size = unpack(request.share_held)
+local held_start, held_size = unpack(request.block_held)
 local function next_block()
   local fair, others_want = UNIT, false
   while fair * (member_count + 1) > UNIT do fair = math.floor(fair / 2) end
@@ -329,7 +329,7 @@ local start, size, place = 0, 0, 0
 if not request.goodbye then
   start, size = next_block()
   local blocks, class = {}, request.priority + 1
-  if held_size > 0 then blocks[1] = request.share_held end
+  if held_size > 0 then blocks[1] = request.block_held end
   if size > 0 and (start ~= held_start or size ~= held_size) then
     blocks[#blocks + 1] = {start, size}
   end

@@ -63,7 +63,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     background_burst: float = 1.2  # burst of background calls while interactive calls are expected
     # longest time between two requests of a process that waits in a pause
     hold_retry: int = 1_000_000
-    keep_control: int = 10 * 366 * 86_400_000_000  # for quotas that an operator has set
+    # time for which quotas that an operator has set are kept
+    keep_control: int = 10 * 366 * 86_400_000_000
     # largest difference between the clocks of a process and of the vendor
     calendar_skew: int = 1_000_000
     # time for which slots are remembered at least where a calendar quota applies, so that
@@ -123,7 +124,7 @@ class Member(msgspec.Struct, kw_only=True):
     Attributes:
         until: end of its membership.
         heartbeat_due: when its next request is due.
-        idle: it has sent nothing for a while.
+        idle: it has sent nothing lately.
         blocks: the blocks of the quota that it may believe to own.
         waits: for each priority class, when it loses its place in the queue; 0 if it does not wait.
         claim: its claim; None without one.
@@ -138,11 +139,11 @@ class Member(msgspec.Struct, kw_only=True):
 
 
 class Opening(NamedTuple):
-    """When the next call may be sent, what decides, and whether a report may make that sooner."""
+    """When the next call may be sent."""
 
     at: int
-    quota: QuotaSpec | None = None
-    may_open_sooner: bool = False
+    quota: QuotaSpec | None = None  # the quota that delays it
+    may_open_sooner: bool = False  # if a process reports an earlier arrival
 
 
 Scores = dict[str, list[tuple[int, str]]]
@@ -182,7 +183,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         *wall* is the wall clock of the store, if its clock *now* is another one. *server* has the
         log.
         """
-        held = self._held(now if wall is None else wall)
+        held = self._operator_pause_left(now if wall is None else wall)
         is_withheld = held > 0 or not self._is_obeyed(request)
         if is_withheld:
             request = replace(request, count=0)
@@ -225,9 +226,9 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         if self.operator_quotas:
             return RULES.keep_control
         ends = (quota.spec.next for quota in self.quotas.values() if quota.spec.calendar)
-        return max(self._held(wall), max(ends, default=wall) - wall)
+        return max(self._operator_pause_left(wall), max(ends, default=wall) - wall)
 
-    def _held(self, wall: int) -> int:
+    def _operator_pause_left(self, wall: int) -> int:
         """Return for how long an operator wants no calls; forget a pause that is over."""
         pause = self.operator_pause
         held = max(0, micros(decode_pause(pause).until) - wall) if pause else 0
@@ -239,7 +240,10 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         return self.operator_quotas in {"", request.obeys}
 
     def _check_server(self, request: LeaseRequest, now: int, server: str) -> None:
-        """Hold if another process of the server has the log now: it may lack the last requests."""
+        """Grant nothing for a while if another server process has the log now.
+
+        It may lack the last requests.
+        """
         if server != self.server:
             if self.server:
                 self.taken_over_at = self.updated_at
@@ -253,8 +257,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     def _check_clock(self, request: LeaseRequest, now: int) -> None:
         """Start a new log if the clock was set back; hold if others may have lost the store.
 
-        They may if they became overdue while nobody asked, or shortly before. A process that
-        has been overdue for longer was killed, or has alone lost the connection.
+        They may have if they became overdue while nobody asked, or shortly before. A process
+        that was overdue for longer was killed, or has lost the connection alone.
         """
         if now + RULES.clock_tolerance < self.updated_at:
             new = QuotaLog(
@@ -281,7 +285,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         self.updated_at = now
 
     def _check_epoch(self, request: LeaseRequest, now: int) -> bool:
-        """Return whether calls of the process are missing in the log."""
+        """Name a new log, hold after lost data; return whether calls of the process are missing."""
         has_lost_data = request.epoch not in {"", self.epoch}
         if not self.epoch:
             self.epoch = request.new_epoch
@@ -444,7 +448,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         own = members[request.process] = own or Member()
         own.until, own.heartbeat_due = now + request.ttl, now + request.heartbeat_due
         own.idle = request.idle
-        own.blocks = [each for each in dict.fromkeys((request.share_held, block)) if each[1]]
+        own.blocks = [each for each in dict.fromkeys((request.block_held, block)) if each[1]]
         return block
 
     def _next_block(self, request: LeaseRequest, now: int) -> Block:
@@ -452,7 +456,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         fair, largest = fair_sizes(len(others) + 1)
         may_grow = not request.idle and now - self.members_changed_at >= RULES.settling_time
         return next_block(
-            request.share_held,
+            request.block_held,
             [block for member in others for block in member.blocks],
             fair=fair,
             limit=largest if may_grow else max(1, fair // 2),
@@ -508,7 +512,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     def _update_claim(
         self, request: LeaseRequest, granted: int, contenders: int, keeps_until: int, group: str
     ) -> None:
-        """Keep the place of an expensive call that waits; delay the next one of a served process."""
+        """Keep the claim of a process that waits; delay the next one of a process that was served."""
         own, now = self.members[request.process], self.updated_at
         is_waiting = granted < request.count
         since = own.claim.since if own.claim is not None else now

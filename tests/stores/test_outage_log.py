@@ -85,9 +85,9 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
     """A request that was sent before the recovery and fails after it is no new outage."""
     log = OutageLog(CONFIG)
     log.vendors["abcdef"] = "emma"
-    log.begin("abcdef", 10.0, DOWN, "nothing is sent")
+    log.on_outage("abcdef", 10.0, DOWN, "nothing is sent")
     log.on_response(20.0, ends_outage=True)
-    log.begin("abcdef", 19.5, DOWN, "nothing is sent")
+    log.on_outage("abcdef", 19.5, DOWN, "nothing is sent")
     assert [record.getMessage() for record in caplog.records] == [
         (
             "emma (scope abcd): limit store redis://host:6379 unreachable: TimeoutError. "
@@ -95,7 +95,7 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
         ),
         "emma: limit store redis://host:6379 reachable again after 10 s",
     ]
-    log.begin("abcdef", 20.5, DOWN, "nothing is sent")
+    log.on_outage("abcdef", 20.5, DOWN, "nothing is sent")
     assert len(caplog.records) == 3
 
 
@@ -105,11 +105,11 @@ def test_responses_to_other_scopes_do_not_end_an_outage(caplog: pytest.LogCaptur
     log.vendors["abcdef"] = "emma"
     log.vendors["012345"] = "intouch"
     log.on_response(10.0, ends_outage=False)
-    log.begin("abcdef", 9.5, DOWN, "nothing is sent")
+    log.on_outage("abcdef", 9.5, DOWN, "nothing is sent")
     log.failed_at = 18.0
     log.on_response(10.5, ends_outage=False)
     log.on_response(19.5, ends_outage=False)
-    log.begin("abcdef", 10.5, DOWN, "nothing is sent")
+    log.on_outage("abcdef", 10.5, DOWN, "nothing is sent")
     assert len(caplog.records) == 1
     log.on_response(20.0, ends_outage=True)
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records][1:] == [
@@ -120,7 +120,7 @@ def test_responses_to_other_scopes_do_not_end_an_outage(caplog: pytest.LogCaptur
 def test_outage_that_no_scope_notices_any_more_is_over(caplog: pytest.LogCaptureFixture) -> None:
     """The scope in the outage has no calls and does not try again: another one's response ends it."""
     log = OutageLog(CONFIG)
-    log.begin("abcdef", 10.0, DOWN, "nothing is sent")
+    log.on_outage("abcdef", 10.0, DOWN, "nothing is sent")
     log.failed_at = 20.0
     log.on_response(22.5, ends_outage=False)
     assert len(caplog.records) == 1
@@ -133,7 +133,7 @@ def test_outage_names_its_store_once(caplog: pytest.LogCaptureFixture) -> None:
     log = OutageLog(CONFIG)
     log.vendors["abcdef"] = "emma"
     reason = "the shared store redis://host:6379 is a read-only replica"
-    log.begin(
+    log.on_outage(
         "abcdef",
         0.0,
         StoreUnavailableError(reason, "Give the address of the primary"),
@@ -240,14 +240,14 @@ def test_different_quotas_are_logged_once_per_vendor(caplog: pytest.LogCaptureFi
     log, ours, theirs = OutageLog(CONFIG), (Quota(4, 1.0),), [Quota(2, 1.0)]
     for number in range(1000):
         log.vendors[f"{number:04}"] = "intouch"
-        log.differ(f"{number:04}", 0.0, ours, theirs)
+        log.on_other_quotas(f"{number:04}", 0.0, ours, theirs)
     assert [record.getMessage() for record in caplog.records] == [
         (
             "intouch (scope 0000): limit store redis://host:6379: another process configured 2 per 1 s "
             "for this key, this one 4 per 1 s: all of them apply. Configure the same quotas in all processes"
         )
     ]
-    log.differ("0000", 0.0, ours, [Quota(3, 1.0)])
+    log.on_other_quotas("0000", 0.0, ours, [Quota(3, 1.0)])
     assert "3 per 1 s" in caplog.records[-1].getMessage()
 
 
@@ -256,7 +256,7 @@ def test_bug_in_a_request_is_logged_at_intervals(caplog: pytest.LogCaptureFixtur
     log = OutageLog(CONFIG)
     log.vendors["abcdef"] = "emma"
     for number in range(2400):
-        log.bug("abcdef", number / 20, KeyError("x"), 0.05)
+        log.on_bug("abcdef", number / 20, KeyError("x"), 0.05)
     (record,) = caplog.records
     assert record.exc_info is not None
     assert record.getMessage().startswith(

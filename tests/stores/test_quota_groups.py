@@ -315,7 +315,7 @@ def test_slots_of_an_expensive_call_are_reported_together() -> None:
     book, demand = LeaseBook(), Demand(3)
     number = book.consume(demand)
     assert book.in_flight == dict.fromkeys((1, 2, 3), demand)
-    book.report_arrival(number, demand, 5.0)
+    book.record_arrival(number, demand, 5.0)
     assert (book.in_flight, book.arrived) == ({}, dict.fromkeys((1, 2, 3), (5.0, demand)))
     book.release(number, demand)
     assert (book.arrived, book.released) == ({}, dict.fromkeys((1, 2, 3), demand))

@@ -46,7 +46,7 @@ QUIET = LeaseRequest(
     pause=0,
     goodbye=False,
     idle=False,
-    share_held=(0, 0),
+    block_held=(0, 0),
     heartbeat_due=1000 * SECOND,
     lease=100_000,
     grace=150_000,
@@ -330,14 +330,14 @@ def test_membership_lasts_while_the_store_recovers() -> None:
     for at in range(4):
         for me in "ab":
             response = log.apply(
-                lease_request(process=me, share_held=held[me]), START + at * SECOND
+                lease_request(process=me, block_held=held[me]), START + at * SECOND
             )
             held[me] = response.start, response.size
     assert {size for _, size in held.values()} == {UNIT // 2}
     returns = START + 60 * SECOND
-    first = log.apply(lease_request(process="a", recovering=True, share_held=held["a"]), returns)
+    first = log.apply(lease_request(process="a", recovering=True, block_held=held["a"]), returns)
     assert (first.member_count, (first.start, first.size)) == (2, held["a"])
-    later = log.apply(lease_request(process="a", share_held=held["a"]), returns + 2 * SECOND)
+    later = log.apply(lease_request(process="a", block_held=held["a"]), returns + 2 * SECOND)
     assert later.member_count == 1
 
 
@@ -472,7 +472,7 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
                     rejected=random.randint(0, 1),
                     pause=rarely(random, random.choice([SECOND // 4, 2 * SECOND]), 0),
                     idle=random.random() < 0.2,
-                    share_held=random.choice([held[me], held[me], NONE, (0, UNIT)]),
+                    block_held=random.choice([held[me], held[me], NONE, (0, UNIT)]),
                     heartbeat_due=random.choice([SECOND, 1_400_000, 10 * SECOND]),
                     goodbye=random.random() < 0.03,
                     recovery_hold=300_000,

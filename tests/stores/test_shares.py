@@ -56,7 +56,7 @@ class Fleet:
         request = lease_request(
             process=me,
             idle=idle,
-            share_held=held,
+            block_held=held,
             heartbeat_due=every,
             ttl=3 * every,
         )
