@@ -250,7 +250,7 @@ async def read_list(
                 # A second pass finds items that a shift moved to a page already read.
                 state.pass_number, state.page, state.total_shrank = 2, 0, False
                 await reader.read(reader.start, take)
-    state.unverified = state.doubts()
+    state.unverified = state.find_unverified()
     state.read = True
 
 

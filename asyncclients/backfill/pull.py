@@ -204,10 +204,10 @@ class Pull(PullRun):
         elif isinstance(self._sink, FileSink):
             self._sink.check_complete()
 
-    async def _run(self, source: Pages) -> None:
+    async def _read_and_publish(self, source: Pages) -> None:
         state = self._items.state
         if not state.read:
-            await self._read(source)
+            await self._read_and_save(source)
         await self._sink.finish()
         if isinstance(self._sink, FileSink):
             state.file = self._sink.mark

@@ -1,12 +1,12 @@
 """One run of a pull: the part that a first pull and a refresh have in common.
 
-A run reads the pages that are left of the list, some ahead, passes their items on, and saves about
-five times a second: the sink is durable first, then the checkpoint.
+A run reads the remaining pages of the list, prefetches some of them, passes their items on, and
+saves at most five times a second: first the sink is made durable, then the checkpoint.
 
 Numbered pages shift while the list changes: an item added before the current position makes
 another one appear twice, a deleted one makes another one move to a page already read. Duplicates
-are recognised by their key. A resumed run goes back until it finds a known item. If the total
-shrank or the count does not match, the list is read a second time.
+are recognised by their key. A resumed run goes back page by page until one has a known item. If
+the total shrank or the count does not match, the list is read a second time.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class PullOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PullRun(ABC):
-    """One run of a pull; *estimator* is that of its end."""
+    """One run of a pull; `estimator` computes its ETA."""
 
     def __init__(self, options: PullOptions, checkpoint: Checkpoint) -> None:
         self._options, self._checkpoint, self._sink = options, checkpoint, options.sink
@@ -97,7 +97,7 @@ class PullRun(ABC):
         """Read *source*, and publish the result."""
         await self._sink.open(self._checkpoint.position)
         try:
-            await self._run(source)
+            await self._read_and_publish(source)
         except BackfillStoppedError as error:
             error.report = self.report()
             raise
@@ -105,7 +105,7 @@ class PullRun(ABC):
             await self._sink.close()
 
     @abstractmethod
-    async def _run(self, source: Pages) -> None:
+    async def _read_and_publish(self, source: Pages) -> None:
         """Read and publish, while the sink is open."""
 
     @abstractmethod
@@ -124,8 +124,8 @@ class PullRun(ABC):
         ahead = self._options.prefetch
         return PagePrefetcher(source, ahead, flow, self._counter, self._breaker, lenient=True)
 
-    async def _read(self, source: Pages) -> None:
-        """Read the rest of the list; save at the end in any case."""
+    async def _read_and_save(self, source: Pages) -> None:
+        """Read the rest of the list; save also after an error, unless it was one of the sink."""
         try:
             await self._read_list(source)
         finally:
@@ -134,9 +134,9 @@ class PullRun(ABC):
 
     async def _read_list(self, source: Pages) -> None:
         reading = self._checkpoint.reading
-        await read_list(self._reader(source), reading, self._take, self._is_known)
+        await read_list(self._reader(source), reading, self._take, self._has_known_item)
 
-    async def _is_known(self, page: Page[Any]) -> bool:
+    async def _has_known_item(self, page: Page[Any]) -> bool:
         return any(await self._checkpoint.known(self._keys_of(page.items)))
 
     async def _take(self, page: Page[Any]) -> None:
@@ -173,6 +173,7 @@ class PullRun(ABC):
     def report(self) -> Report:
         """Return the counts of the job."""
         state, reading = self._checkpoint.state, self._checkpoint.reading
+        # A plain pull, where `reading` is `state`, leaves a refresh in progress alone.
         is_complete = state.complete and (reading is state or state.refresh is None)
         if is_complete:
             reading = state
@@ -190,6 +191,7 @@ class PullRun(ABC):
     def progress(self) -> Progress:
         """Return the progress of the run."""
         state, reading = self._checkpoint.state, self._checkpoint.reading
+        # The total is that of the whole list, of which a refresh with since= reads a part.
         is_partial = reading is not state and state.refresh is not None and state.refresh.since
         return self.estimator.progress(
             done=reading.done,

@@ -36,7 +36,7 @@ from asyncclients.backfill.files.sink import FileSink
 from asyncclients.backfill.prefetch import PagePrefetcher, Pages, read_list, resume_at
 from asyncclients.backfill.pull_run import PullOptions, PullRun
 from asyncclients.backfill.report import Report
-from asyncclients.backfill.state.item_table import ItemTable, Known
+from asyncclients.backfill.state.item_table import ItemTable, KnownItem
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.pull_state import LastRefresh, PullState, text_of
 from asyncclients.backfill.state.stored_rows import content_digests, encode_row
@@ -44,7 +44,8 @@ from asyncclients.errors import ConfigurationError, encodable
 from asyncclients.paging import Page, Paginator
 
 _MAX_UNREPORTED = 600.0
-"""Seconds after which a refresh is repeated, although its result was never reported."""
+"""Seconds after its end in which a refresh that was not reported is reported by the next run,
+instead of refreshing again."""
 _MAX_SECONDS = 1e11
 """Numbers above this are milliseconds since 1970."""
 
@@ -65,22 +66,22 @@ class Refresh(PullRun):
     async def open(cls, journal: Journal, options: PullOptions) -> Refresh:
         """Return a run that refreshes the sink of *options* with the state in *journal*."""
         state = await journal.state(PullState) or PullState()
-        sink, key, lines = options.sink, options.key, None
+        sink, key, jsonl = options.sink, options.key, None
         if isinstance(sink, FileSink):
             sink.keeps_part = False
             # After a crash while the file was replaced, it may be the old or the new one.
             if state.complete and not (state.refresh and state.refresh.reading.read):
                 await sink.check_unchanged(state.file)
-            lines = sink.path if sink.has_lines else None
+            jsonl = sink.path if sink.has_lines else None
         names = [key] if isinstance(key, str) else [] if key else ["uuid", "id"]
-        return cls(options, await ItemTable.open(journal, state, names, lines))
+        return cls(options, await ItemTable.open(journal, state, names, jsonl))
 
     async def work(self, source: Pages) -> None:
         """Read *source*, publish the result, and record that it is reported."""
         await super().work(source)
         await self._table.record_report()
 
-    async def _run(self, source: Pages) -> None:
+    async def _read_and_publish(self, source: Pages) -> None:
         if self._is_unreported():
             self._result = self._table.state.refreshed
         else:
@@ -96,15 +97,15 @@ class Refresh(PullRun):
         if state.is_reported or state.refresh is not None or last is None:
             return False
         is_recent = 0 <= time.time() - last.ended_at < _MAX_UNREPORTED
-        has_changes = options.changes is None or options.changes.exists()
-        return is_recent and has_changes and last.since in ("", self._since)
+        has_file = options.changes is None or options.changes.exists()
+        return is_recent and has_file and last.since in ("", self._since)
 
     async def _refresh(self, source: Pages) -> None:
         table, since = self._table, self._since
         under_way = table.state.refresh
         if under_way is not None:
             await table.resume()
-            # A refresh of the whole list is one of its changes as well.
+            # A refresh of the whole list also finds what changed.
             is_wanted = under_way.since in ("", since)
             if under_way.reading.read:
                 await self._publish()
@@ -118,14 +119,14 @@ class Refresh(PullRun):
                 await table.begin()
             else:
                 await table.begin(since, watermark, self._options.lag)
-        await self._read(source)
+        await self._read_and_save(source)
         await self._publish()
 
     async def _read_list(self, source: Pages) -> None:
         current = self._table.current
         if not current.since:
             reader, reading = self._reader(source), current.reading
-            await read_list(reader, reading, self._take, self._is_known, self._may_miss_some)
+            await read_list(reader, reading, self._take, self._has_known_item, self._may_miss_some)
             return
         assert isinstance(source, Paginator)
         assert source.newest_first is not None
@@ -133,7 +134,7 @@ class Refresh(PullRun):
         assert isinstance(reader, PagePrefetcher)
         reader.prefetch = 0  # usually the first page is the last
         with suppress(_AllOlderError):
-            number = await resume_at(reader, current.reading, self._is_known)
+            number = await resume_at(reader, current.reading, self._has_known_item)
             await reader.read(number, self._take)
         current.reading.read = True
 
@@ -180,7 +181,7 @@ class Refresh(PullRun):
 
     async def _add(self, page: Page[Any], lines: Sequence[bytes]) -> None:
         table, reading, items = self._table, self._table.reading, page.items
-        keys, number = self._keys_of(items), table.current.number
+        keys, this_refresh = self._keys_of(items), table.current.number
         known, fresh = await table.find(keys), list[Any]()
         is_first_reading = page.number > reading.page and reading.pass_number == 1
         is_file = isinstance(self._sink, FileSink)
@@ -188,14 +189,14 @@ class Refresh(PullRun):
         digests = content_digests(items)
         for item, key, content, digest in zip(items, keys, contents, digests, strict=True):
             before = known.get(key)
-            if before is None or before.seen != number:
+            if before is None or before.seen != this_refresh:
                 reading.done += 1
             else:
                 reading.skipped += is_first_reading
             if before is None or before.digest != digest:
                 fresh.append(item)
             table.put(key, digest, content)
-            known[key] = Known(digest, number)
+            known[key] = KnownItem(digest, this_refresh)
         if fresh and not is_file:
             await self._use_sink(self._sink.upsert(fresh))
         if table.current.since and contents:
@@ -239,9 +240,9 @@ class Refresh(PullRun):
     async def _publish(self) -> None:
         """Write the changes, then the result, then record both."""
         table, sink, changes = self._table, self._sink, self._options.changes
-        result = await table.compare()
+        result = await table.count_differences()
         reading = table.reading
-        reading.unverified = await self._doubts(result)
+        reading.unverified = await self._find_unverified(result)
         if changes is not None:
             await table.write_changes(changes)
         mark = table.state.file
@@ -259,22 +260,24 @@ class Refresh(PullRun):
         await table.publish(result, mark)
         self._result = result
 
-    async def _doubts(self, result: LastRefresh) -> tuple[str, ...]:
+    async def _find_unverified(self, result: LastRefresh) -> tuple[str, ...]:
         """Return a sentence for each property of the result that is not verified."""
         current, count = self._table.current, result.added + result.changed + result.unchanged
         total = current.reading.total
         if current.since:
-            doubts = [
+            unverified = [
                 f"items that the vendor has deleted are kept: since={current.since} finds none"
             ]
             if total is not None and total != count:
-                doubts.append(f"the vendor counts {total} items, the result has {count}")
-            return tuple(doubts)
-        doubts = [*current.reading.doubts()]
+                unverified.append(f"the vendor counts {total} items, the result has {count}")
+            return tuple(unverified)
+        unverified = [*current.reading.find_unverified()]
         missing = await self._table.count_missing()
         if missing and not current.may_remove:
-            doubts.append(f"{missing} items that were not found again are kept: they may be hidden")
-        return tuple(doubts)
+            unverified.append(
+                f"{missing} items that were not found again are kept: they may be hidden"
+            )
+        return tuple(unverified)
 
     def report(self) -> Report:
         """Return the counts of the job, and the differences that this run published."""

@@ -235,7 +235,7 @@ async def test_plan_of_a_run_killed_while_it_marked_its_log(
         await push(csv, target, state=state, limit=1)
         with closing(sqlite3.connect(state)) as database, database:
             names: Any = journal
-            names._put_now(database, "wal", names._NEEDS_LOG)
+            names._put_now(database, "wal", names._LOG_NEEDED)
             database.commit()  # the `-wal` file stays until the database is closed
             plan = await push(csv, target, state=state, dry_run=True)
     assert (plan.rows, plan.valid) == (2, 2)

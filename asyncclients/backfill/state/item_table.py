@@ -3,7 +3,7 @@
 | column    | content                                                                      |
 |-----------|------------------------------------------------------------------------------|
 | key       | of the item                                                                  |
-| digest    | of its latest content                                                        |
+| digest    | of its latest content; 0 for an unreadable item                              |
 | published | digest of its content in the current result; NULL if it is not in the result |
 | seen      | number of the last refresh that found it                                     |
 | content   | its latest content, as JSON; NULL if it is not known                         |
@@ -56,8 +56,8 @@ _FORGET_PULL = Statement("DELETE FROM keys", [()])
 """Removes the records of a pull before the first refresh."""
 
 
-class Known(NamedTuple):
-    """An item in the table; *seen* is the number of the last refresh that found it."""
+class KnownItem(NamedTuple):
+    """What the table has of an item; *seen* is the number of the last refresh that found it."""
 
     digest: int
     seen: int
@@ -81,20 +81,20 @@ class ItemTable(Checkpoint):
 
     @classmethod
     async def open(
-        cls, journal: Journal, state: PullState, key_fields: Sequence[str], lines: Path | None
+        cls, journal: Journal, state: PullState, key_fields: Sequence[str], jsonl: Path | None
     ) -> ItemTable:
         """Return the table of *journal*; at the first refresh, with the items of the pull before.
 
         *key_fields* are names of the key field, of which the first one that an item has is used.
-        *lines* is the published file, if it is one of JSON lines.
+        *jsonl* is the published file, None if it has another format.
         """
         if state.complete:
-            await journal.on_database(_import_pull, lines)
+            await journal.on_database(_import_pull, jsonl)
         return cls(journal, state, key_fields)
 
     @property
     def position(self) -> Any:
-        """The position of a sink that has the items of this table; None if it has to start anew."""
+        """Where the sink continues, with the items of this table in it; None to begin anew."""
         if self.state.refresh is not None:
             return self.state.refresh.reading.position
         return self.state.position if self.state.complete else None
@@ -129,16 +129,16 @@ class ItemTable(Checkpoint):
         found = await self.find(keys)
         return [key in found and found[key].seen == self.current.number for key in keys]
 
-    async def find(self, keys: Sequence[str]) -> dict[str, Known]:
+    async def find(self, keys: Sequence[str]) -> dict[str, KnownItem]:
         """Return what is known of those of *keys* that are in the table."""
-        found: dict[str, Known] = {}
+        found: dict[str, KnownItem] = {}
         for first in range(0, len(keys), _FIND_KEYS):
             some = keys[first : first + _FIND_KEYS]
             sql = f"SELECT key, digest, seen FROM items WHERE key IN ({', '.join('?' * len(some))})"
             for key, digest, seen in await self._journal.read(sql, *some):
-                found[key] = Known(digest, seen)
+                found[key] = KnownItem(digest, seen)
         for key in self._unsaved.keys() & keys:
-            found[key] = Known(self._unsaved[key][0], self.current.number)
+            found[key] = KnownItem(self._unsaved[key][0], self.current.number)
         return found
 
     def put(self, key: str, digest: int, content: bytes | None = None) -> None:
@@ -172,8 +172,8 @@ class ItemTable(Checkpoint):
         sql = "SELECT 1 FROM items WHERE digest <> 0 AND content IS NULL LIMIT 1"
         return not await self._journal.read(sql)
 
-    async def compare(self) -> LastRefresh:
-        """Return the numbers of differences between the published items and those of the refresh."""
+    async def count_differences(self) -> LastRefresh:
+        """Return how many items the refresh has added, changed, removed and left unchanged."""
         kept = self._kept
         counts = await self._journal.read(
             f"SELECT coalesce(sum({kept} AND published IS NULL), 0), "
@@ -202,7 +202,7 @@ class ItemTable(Checkpoint):
         kept = "" if self.current.may_remove else " OR content IS NOT NULL"
         return f"(seen = {self.current.number:d}{kept})"
 
-    async def _pages(self, columns: str, condition: str) -> AsyncGenerator[list[Any]]:
+    async def _batches(self, columns: str, condition: str) -> AsyncGenerator[list[Any]]:
         """Yield the number and *columns* of the items with *condition*, some at a time."""
         sql = (
             f"SELECT number, {columns} FROM items "
@@ -215,12 +215,12 @@ class ItemTable(Checkpoint):
 
     async def lines(self) -> AsyncGenerator[list[bytes]]:
         """Yield the JSON lines of the new result, some at a time, in the order first seen."""
-        async for rows in self._pages("content", f"content IS NOT NULL AND {self._kept}"):
+        async for rows in self._batches("content", f"content IS NOT NULL AND {self._kept}"):
             yield [content for _, content in rows]
 
     async def removed_keys(self) -> AsyncGenerator[list[Any]]:
         """Yield the keys of the items that a sink has to remove, some at a time."""
-        async for rows in self._pages("key, content", f"NOT {self._kept}"):
+        async for rows in self._batches("key, content", f"NOT {self._kept}"):
             yield [self._key_of(key, content) for _, key, content in rows]
 
     async def write_changes(self, path: Path) -> None:
@@ -289,15 +289,15 @@ class ItemTable(Checkpoint):
 # --- In the journal's thread ------------------------------------------------------------------
 
 
-def _import_pull(database: sqlite3.Connection, lines: Path | None) -> None:
-    """Fill an empty table with the items of the pull, one for each of *lines* if given."""
+def _import_pull(database: sqlite3.Connection, jsonl: Path | None) -> None:
+    """Fill the table, if it is empty, with the items of the pull, and their content in *jsonl*."""
     if database.execute("SELECT 1 FROM items LIMIT 1").fetchone():
         return
     sql = (
         "INSERT OR IGNORE INTO items (key, digest, published, seen, content) VALUES (?, ?, ?, 0, ?)"
     )
     with (
-        nullcontext() if lines is None else lines.open("rb") as file,
+        nullcontext() if jsonl is None else jsonl.open("rb") as file,
         transaction(database),
         closing(_pulled_items(database, file)) as items,
     ):
@@ -307,7 +307,7 @@ def _import_pull(database: sqlite3.Connection, lines: Path | None) -> None:
 def _pulled_items(
     database: sqlite3.Connection, file: BinaryIO | None
 ) -> Generator[tuple[str, int, int, bytes | None]]:
-    """Yield key, digest, digest and line of each item of the pull."""
+    """Yield key, digest, published digest (the same) and content of each item of the pull."""
     with closing(iter_rows(database, "SELECT keys, digests FROM keys ORDER BY number")) as parts:
         for keys, digests in parts:
             texts = keys.decode(errors="surrogatepass").split("\n")

@@ -51,10 +51,11 @@ _COMMIT_DELAY = 0.05
 """Seconds that changes wait for others if losing them does no harm."""
 _COMMIT_INTERVAL = 0.001
 """Minimum seconds between two commits, so that more rows share one: each commit makes the event
-loop wait for the interpreter's lock twice. A single row does not wait for it."""
+loop wait for the GIL twice. The first commit after a pause starts at once."""
 _MAX_LOG_SIZE = 4 * 2**20
 """Bytes of the `-wal` file above which its content is moved into the state file."""
-_NEEDS_LOG, _HAS_LOG = "needed", "applied"
+_LOG_NEEDED, _LOG_APPLIED = "needed", "applied"
+"""The mark of the `-wal` file, and the value that replaces it."""
 _TABLES = {
     "push": {
         "unknown": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT",
@@ -110,12 +111,12 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._database: sqlite3.Connection
         self._collect: Callable[[], Changes] = lambda: Changes(())
-        self._is_committing = self._maybe_marked = False
+        self._is_committing = self._may_be_marked = False
         self._closed: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._commit_at, self._next_commit_at = inf, 0.0
-        self._renewed: JobIdentity | None = None
+        self._changed_job: JobIdentity | None = None
         self.failure: StateError | None = None
 
     @classmethod
@@ -147,7 +148,7 @@ class Journal:
             await journal.run(journal._connect)
             check = partial(job.check, new_credential=new_credential, new_map=new_map)
             found = await journal.run(_check_job, journal._database, path, job, check)
-            journal._renewed = None if found == job else job
+            journal._changed_job = None if found == job else job
         except BaseException:
             await journal.aclose()
             raise
@@ -169,7 +170,7 @@ class Journal:
             try:
                 self._database.close()
             finally:
-                if self._maybe_marked:
+                if self._may_be_marked:
                     keep_log(self.path)
 
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
@@ -189,11 +190,11 @@ class Journal:
         self._collect = collect
 
     def commit_now(self) -> None:
-        """Start a commit: there are changes."""
+        """Commit the changes as soon as possible."""
         self._schedule(self._next_commit_at)
 
     def commit_later(self) -> None:
-        """Start a commit soon: there are changes that may be lost in a crash."""
+        """Commit the changes soon, with others: losing them in a crash does no harm."""
         self._schedule(self._loop.time() + _COMMIT_DELAY)
 
     def saved(self) -> asyncio.Future[None]:
@@ -208,8 +209,8 @@ class Journal:
     async def finish(self) -> None:
         """Save all changes, and a changed credential or map: the run has succeeded with it."""
         await self.saved()
-        if self._renewed is not None:
-            await self.on_database(_put_now, "job", self._renewed)
+        if self._changed_job is not None:
+            await self.on_database(_put_now, "job", self._changed_job)
 
     # --- Commits: callbacks, no task, since `asyncio.run` cancels every task at its end ---
 
@@ -243,7 +244,7 @@ class Journal:
         """Run *work*; note an error here, in the thread: a cancelled waiter would not see it."""
         outcome = outcome_of(work, *arguments)
         failed = outcome.error is not None and not isinstance(outcome.error, StateError)
-        self._maybe_marked |= failed  # see `keep_log`
+        self._may_be_marked |= failed  # see `keep_log`
         return outcome
 
     def _on_committed(
@@ -305,7 +306,7 @@ def _write(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
         mark_log(database)  # SQLite's automatic checkpoint would not write the mark
     statement = changes.statements[0] if len(changes.statements) == 1 else None
     if statement is not None and len(statement.rows) == 1:
-        # Each call into SQLite waits for the interpreter's lock: one call instead of three.
+        # Each call into SQLite waits for the GIL: one call instead of three.
         database.execute(statement.sql, with_checksum(statement.rows[0]))
         return
     with transaction(database):
@@ -430,14 +431,14 @@ def log_path(path: Path) -> Path:
 
 def mark_log(database: sqlite3.Connection) -> None:
     """Move the content of the `-wal` file into the state file, with the mark that it needs it."""
-    _put_now(database, "wal", _NEEDS_LOG)
+    _put_now(database, "wal", _LOG_NEEDED)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     unmark_log(database)
 
 
 def unmark_log(database: sqlite3.Connection) -> None:
     """Note that the state file needs no `-wal` file."""
-    _put_now(database, "wal", _HAS_LOG)
+    _put_now(database, "wal", _LOG_APPLIED)
 
 
 def _put_now(database: sqlite3.Connection, name: Literal["job", "wal"], value: Any) -> None:
@@ -448,7 +449,7 @@ def _put_now(database: sqlite3.Connection, name: Literal["job", "wal"], value: A
 def _check_log(database: sqlite3.Connection, path: Path, mode: str, *, has_log: bool) -> None:
     if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         return
-    if read_value(database, "wal", str) != _NEEDS_LOG:
+    if read_value(database, "wal", str) != _LOG_NEEDED:
         return
     if has_log and mode != "ro":
         # A run was killed in `mark_log`. Write now: closing the connection removes the file.

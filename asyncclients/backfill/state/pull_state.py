@@ -185,24 +185,24 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         """True if the list may have items that were not seen."""
         return self.total_shrank or (self.total is not None and self.found < self.total)
 
-    def doubts(self) -> tuple[str, ...]:
+    def find_unverified(self) -> tuple[str, ...]:
         """Return a sentence for each property of a completely read list that is not verified."""
-        doubts: list[str] = []
+        unverified: list[str] = []
         if self.has_keys is False:
-            doubts.append(_NO_KEY)
+            unverified.append(_NO_KEY)
         found = self.found
         if self.failed:
-            doubts.append(f"{self.failed} items do not match the vendor's documentation")
+            unverified.append(f"{self.failed} items do not match the vendor's documentation")
         if self.total is None:
-            doubts.append("the vendor gives no count to compare with")
+            unverified.append("the vendor gives no count to compare with")
         elif found < self.total:
-            doubts.append(f"the vendor counts {self.total} items, {found} were found")
+            unverified.append(f"the vendor counts {self.total} items, {found} were found")
         elif found > self.total:
             gone = found - self.total
-            doubts.append(f"{gone} of the {found} items were deleted while the list was read")
+            unverified.append(f"{gone} of the {found} items were deleted while the list was read")
         if self.total_shrank:
-            doubts.append("the list shrank while it was read: an item may have been hidden")
-        return tuple(doubts)
+            unverified.append("the list shrank while it was read: an item may have been hidden")
+        return tuple(unverified)
 
 
 class RefreshPass(msgspec.Struct, kw_only=True, omit_defaults=True):
