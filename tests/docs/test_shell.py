@@ -57,6 +57,7 @@ _INSTEAD = {
     # The sessions of nox run all tests and the recordings.
     ".venv/bin/pytest": ".venv/bin/pytest --collect-only -q",
     ".venv/bin/nox": ".venv/bin/nox --list",
+    ".venv/bin/nox -s lint typing": ".venv/bin/nox --list -s lint typing",
     ".venv/bin/nox -s sweep": ".venv/bin/nox --list -s sweep",
     ".venv/bin/nox -s check": ".venv/bin/nox --list -s check",
     ".venv/bin/python docs/record_terminal.py": ".venv/bin/python docs/record_terminal.py --help",
