@@ -35,13 +35,13 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 def table(vendor: str) -> list[Endpoint[Any]]:
-    """The endpoints that stand in the vendor's client module."""
+    """Return the endpoints of the vendor's client module."""
     module = import_module(f"asyncclients.vendors.{vendor}.client")
     return [value for value in vars(module).values() if isinstance(value, Endpoint)]
 
 
-def second_step(endpoint: Endpoint[Any]) -> bool:
-    """Does it go to where an answer led, instead of to the vendor?"""
+def is_second_step(endpoint: Endpoint[Any]) -> bool:
+    """Return whether *endpoint* goes to a link from a response instead of to the vendor."""
     return endpoint.path == "{link}"
 
 
@@ -65,13 +65,13 @@ def methods(client: VendorClient) -> Iterator[tuple[str, Any]]:
 async def test_methods_and_endpoints_correspond(
     vendor: str, sandbox: Sandbox, pool: SessionPool
 ) -> None:
-    """Methods, endpoints and the calls tried here are the same, each by the same name."""
+    """Each method has an endpoint and a call of the same name, and none is left over."""
     found = {
         name: endpoint_of(method)
         for name, method in methods(client_of(vendor, pool, sandbox.environ))
         if name.rpartition(".")[2] not in NOT_OPERATIONS
     }
-    endpoints = {e.operation: e for e in table(vendor) if not second_step(e)}
+    endpoints = {e.operation: e for e in table(vendor) if not is_second_step(e)}
     assert found == endpoints
     assert CALLS[vendor].keys() == endpoints.keys(), (
         "add a call to tests/support/vendor_operations.py"
@@ -84,10 +84,10 @@ async def test_methods_and_endpoints_correspond(
 async def test_operation_sends_method_and_path_of_its_endpoint(
     vendor: Any, operation: str, sandbox: Sandbox, pool: SessionPool
 ) -> None:
-    """Method and path at the vendor are those of the endpoint, and the vendor takes the call."""
+    """The vendor receives the method and path of the endpoint, and accepts the call."""
     client = client_of(vendor, pool, sandbox.environ)
     await CALLS[vendor][operation](client, sandbox.state(vendor))
-    (endpoint,) = (e for e in table(vendor) if e.operation == operation and not second_step(e))
+    (endpoint,) = (e for e in table(vendor) if e.operation == operation and not is_second_step(e))
     arrival = sandbox.requests(vendor)[-1]
     assert arrival.method == endpoint.method
     path = below_the_base(arrival.path, sandbox.url(vendor))
@@ -116,7 +116,7 @@ async def test_id_that_is_no_segment_is_a_value_error(
 
 @pytest.mark.parametrize("vendor", BY_VENDOR)
 async def test_id_is_one_encoded_segment(vendor: Any, sandbox: Sandbox, pool: SessionPool) -> None:
-    """Whatever an id holds, it is one segment of the path: `../admin` does not leave it."""
+    """An id is one segment of the path, whatever it contains: `../admin` does not leave it."""
     for method, given, name in ids(client_of(vendor, pool, sandbox.environ)):
         with suppress(StatusError):
             await method(**{**given, name: "../ä?#%"})
@@ -137,7 +137,7 @@ def ids(client: VendorClient) -> Iterator[tuple[Any, dict[str, Any], str]]:
 
 
 def arguments(method: Any) -> dict[str, Any]:
-    """Arguments that *method* accepts, for all that it requires."""
+    """Return a valid argument for each required parameter of *method*."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(method).items():
         parameter = inspect.signature(method).parameters.get(name)
@@ -159,13 +159,13 @@ def below_the_base(path: str, base_url: str) -> str:
 
 
 def pattern(endpoint: Endpoint[Any]) -> str:
-    """The paths that an endpoint's template stands for: one segment for each placeholder."""
+    """Return a pattern for the paths of an endpoint, with one segment for each placeholder."""
     return re.sub(r"\\{\w+\\}", "[^/]+", re.escape(endpoint.path))
 
 
 async def test_upload_puts_the_file_to_the_link(sandbox: Sandbox, pool: SessionPool) -> None:
-    """The second step of an upload, to another host, with nothing of ours but the bytes."""
-    (endpoint,) = (e for e in table("intempt") if second_step(e))
+    """An upload puts the bytes to the link of another host, without the key."""
+    (endpoint,) = (e for e in table("intempt") if is_second_step(e))
     client = client_of("intempt", pool, sandbox.environ)
     await CALLS["intempt"]["collections.upload_csv"](client, sandbox.state("intempt"))
     (asked,) = sandbox.requests("intempt")
@@ -177,7 +177,7 @@ async def test_upload_puts_the_file_to_the_link(sandbox: Sandbox, pool: SessionP
 
 
 async def test_token_request_follows_oauth(sandbox: Sandbox, pool: SessionPool) -> None:
-    """One POST with a form and HTTP Basic, and nothing in the query string."""
+    """The token request is one POST with a form and HTTP Basic, and has no query."""
     client = client_of("digital_onboarding", pool, sandbox.environ)
     await CALLS["digital_onboarding"]["templates.list"](client, None)
     token, _ = sandbox.requests("digital_onboarding")

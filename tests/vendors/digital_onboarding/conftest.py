@@ -35,13 +35,13 @@ def client(sandbox: Sandbox, pool: SessionPool) -> DigitalOnboardingClient:
 
 
 def counts(sandbox: Sandbox) -> tuple[int, int]:
-    """Requests that arrived: for tokens, and all others."""
+    """Return the numbers of token requests and of all others."""
     paths = Counter(arrival.path == TOKEN for arrival in sandbox.requests(DO))
     return paths[True], paths[False]
 
 
 def refused(sandbox: Sandbox) -> int:
-    """Calls that the vendor answered with 401."""
+    """Return the requests that were answered with 401."""
     return sum(a.status == 401 for a in sandbox.requests(DO) if a.path != TOKEN)
 
 
@@ -52,5 +52,5 @@ async def many(client: DigitalOnboardingClient, calls: int) -> list[Any]:
 
 
 def names(results: list[Any]) -> Counter[str]:
-    """How many results of each type."""
+    """Return the number of results of each type."""
     return Counter(type(result).__name__ for result in results)

@@ -189,7 +189,7 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_request_and_reply_match_the_manual(pool: SessionPool, case: Case) -> None:
-    """Method, target, token, type and body as documented; the reply as a value."""
+    """Method, target, token, type, body and result are those of the manual."""
     reply = http(body=json.dumps(case.reply).encode())
     async with byte_server(answers(TOKEN, reply)) as server:
         client = DigitalOnboardingClient(

@@ -1,4 +1,4 @@
-"""The token endpoint: what it is asked, and what it may answer or fail to."""
+"""The token endpoint: its requests, unusual responses, and outages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The access token, end to end: one request for all, and again only when it must be."""
+"""The access token: one request for all calls, renewed only when it is necessary."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def test_repeated_401_ends_after_two_calls(
 
 
 async def test_repeated_401_makes_few_token_requests(sandbox: Sandbox) -> None:
-    """1,000 calls through 100 connections and ten more after them: a handful of token requests.
+    """1,000 calls through 100 connections, and ten more, make a few token requests.
 
     Ten seconds later the next call finds out that all is well again.
     """

@@ -1,4 +1,4 @@
-"""Emma's values: its times above all."""
+"""The values of Emma: times, touchpoints, and 403s because of the rate limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAIVE = datetime(2025, 11, 24, 10, 23, 10)  # noqa: DTZ001  # Emma's times have 
     "text", ["@D:2025-11-24T10:23:10", "2025-11-24T10:23:10", "2025-11-24 10:23:10.000000"]
 )
 def test_times_are_read_in_every_form_and_written_with_the_mark(text: str) -> None:
-    """Each form is the same naive datetime, and travels back as `@D:`."""
+    """Each form is read as the same naive datetime, which is sent as `@D:`."""
     body = f'{{"touchpoint_type_id": 300, "type_name": "v", "created_at": "{text}"}}'
     kind: TouchpointType = codec.decode(body.encode(), TouchpointType)
     assert isinstance(kind.created_at, datetime)
@@ -34,14 +34,14 @@ def test_times_are_read_in_every_form_and_written_with_the_mark(text: str) -> No
 
 @pytest.mark.parametrize("value", ["3", '""', '"@D:"', '"@D:tomorrow"', "[]"])
 def test_invalid_time_is_a_decode_error(value: str) -> None:
-    """Nonsense ends in DecodeError and nothing else."""
+    """A text that is not a time raises `DecodeError`, and no other error."""
     body = f'{{"touchpoint_type_id": 300, "inserted_at": {value}}}'
     with pytest.raises(DecodeError):
         codec.decode(body.encode(), Touchpoint)
 
 
 def test_datetime_is_written_with_its_prefix() -> None:
-    """A datetime that the caller gives travels as `@D:`, to the second, in JSON and plain."""
+    """A datetime of the caller is sent as `@D:` with whole seconds, in JSON and in plain values."""
     new = NewTouchpoint(touchpoint_timestamp=NAIVE.replace(microsecond=999_999))
     assert codec.to_plain(new) == {"touchpoint_timestamp": "@D:2025-11-24T10:23:10"}
     assert codec.encode(new) == b'{"touchpoint_timestamp":"@D:2025-11-24T10:23:10"}'
@@ -67,13 +67,13 @@ def test_time_of_a_row_is_read_in_every_form(given: Any) -> None:
 
 @pytest.mark.parametrize("given", ["tomorrow", "@D:", 3, "2025-11-24T10:23:10Z"])
 def test_unreadable_time_of_a_row_is_rejected(given: Any) -> None:
-    """A row whose time is unreadable or has a zone is a ValueError, never another time."""
+    """A row whose time is unreadable or has a zone raises `ValueError`."""
     with pytest.raises(ValueError, match="time"):
         codec.from_plain({"touchpoint_timestamp": given}, NewTouchpoint)
 
 
 def test_timestamp_with_zone_is_rejected() -> None:
-    """Emma has no form for a zone, and none is dropped silently: ValueError."""
+    """A time with a zone is a `ValueError`: Emma has no form for it, and no zone is dropped silently."""
     with pytest.raises(ValueError, match="account's local time"):
         NewTouchpoint(touchpoint_timestamp=NAIVE.replace(tzinfo=UTC))
 

@@ -23,7 +23,7 @@ NAMES = {"type_name": "visited_website", "display_name": "Visited Website"}
 
 
 class Answer(ClientResponse):
-    """An answer that nobody's stream writer stands behind."""
+    """A response that has no stream writer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"stream_writer": Mock(), **kwargs})
@@ -125,7 +125,7 @@ async def test_request_matches_the_manual(name: str) -> None:
     "number", ["members", "touchpoints", "", ".", "..", "1\n", True, 3.5, None]
 )
 async def test_id_that_changes_the_path_is_rejected(number: Any) -> None:
-    """Words of the manual's paths, dot segments, and what is no id at all: nothing is sent."""
+    """An id that is a word of the manual's paths, a dot segment or no id at all is never sent."""
     vendor: Any
     with aioresponses() as vendor:
         async with SessionPool() as pool:

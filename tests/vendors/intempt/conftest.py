@@ -31,7 +31,7 @@ def bookings(sandbox: Sandbox) -> str:
 
 
 def stored(sandbox: Sandbox) -> list[bytes]:
-    """The files that the storage took."""
+    """The files that the storage has accepted."""
     return list(sandbox.state("storage").objects.values())
 
 

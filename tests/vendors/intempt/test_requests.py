@@ -206,7 +206,7 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 async def test_request_and_reply_match_the_manual(pool: SessionPool, case: Case) -> None:
-    """Method, target, login, type and body as printed; the printed reply as a value."""
+    """Method, target, login, type, body and result are those of the manual."""
     async with byte_server(answers(case.reply)) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
         result = await case.call(client)
@@ -241,7 +241,7 @@ NONSENSE: list[Call] = [
 
 @pytest.mark.parametrize("call", NONSENSE)
 async def test_invalid_arguments_are_rejected_before_sending(pool: SessionPool, call: Call) -> None:
-    """Not exactly one way to name a user, rows that are no list, ids that change the path."""
+    """Several or no ids of a user, rows that are not a list, and ids that change the path are rejected."""
     async with byte_server(answers(http())) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
         with pytest.raises(ValueError, match=r"\w"):
@@ -265,7 +265,7 @@ async def test_invalid_arguments_are_rejected_before_sending(pool: SessionPool, 
     ],
 )
 async def test_reply_without_list_is_a_decode_error(pool: SessionPool, reply: bytes) -> None:
-    """Anything but a list in one of its forms is DecodeError, which names the call."""
+    """A response that is no form of a list is a `DecodeError` that names the call."""
     async with byte_server(answers(http(body=reply))) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
         with pytest.raises(DecodeError) as caught:
@@ -275,7 +275,7 @@ async def test_reply_without_list_is_a_decode_error(pool: SessionPool, reply: by
 
 @pytest.mark.parametrize("reply", [b"[]", b'{"_links": {}}'])
 async def test_get_item_without_item_is_a_decode_error(pool: SessionPool, reply: bytes) -> None:
-    """A 200 that holds no item is DecodeError, not an IndexError."""
+    """A 200 without an item is a `DecodeError`, not an `IndexError`."""
     async with byte_server(answers(http(body=reply))) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
         with pytest.raises(DecodeError):
@@ -284,7 +284,7 @@ async def test_get_item_without_item_is_a_decode_error(pool: SessionPool, reply:
 
 @pytest.mark.parametrize("wire", ["9223372036854775807", '"9223372036854775807"', "1" + "0" * 30])
 async def test_ids_keep_every_digit(pool: SessionPool, wire: str) -> None:
-    """Numbers above 2**53 and beyond 64 bits, and text: a `str` with the same digits."""
+    """An id above 2**53 or 64 bits, or a text, becomes a `str` with the same digits."""
     async with byte_server(answers(http(body=f'[{{"id": {wire}}}]'.encode()))) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
         items = await client.collections.list_items(COLLECTION)

@@ -1,4 +1,4 @@
-"""A CSV file on its way: to the link alone, without our credentials, whole or not at all."""
+"""Uploads of a CSV file: sent to the link only, without credentials, and complete or not at all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .conftest import FILE, bookings, pieces, stored
 async def test_every_source_is_uploaded_whole(
     sandbox: Sandbox, client: IntemptClient, tmp_path: Path
 ) -> None:
-    """A path, bytes and a stream with its length: same bytes, same rows, a receipt each."""
+    """A path, bytes and a stream with a length upload the same bytes, and each returns a receipt."""
     path = tmp_path / "bookings.csv"
     path.write_bytes(FILE)
     upload, collection = client.collections.upload_csv, bookings(sandbox)
@@ -44,7 +44,7 @@ async def test_every_source_is_uploaded_whole(
 async def test_upload_reports_its_progress(
     sandbox: Sandbox, client: IntemptClient, tmp_path: Path
 ) -> None:
-    """A file of eight pieces calls back for each, up to its length; the bytes are the same."""
+    """Progress is reported for each of eight pieces, up to the length of the file."""
     path = tmp_path / "large.csv"
     path.write_bytes(b"id\n" + b"1234567\n" * (PIECE // 8 * 8))
     told: list[int] = []
@@ -56,7 +56,7 @@ async def test_upload_reports_its_progress(
 
 
 async def test_upload_requests_match_the_manual(sandbox: Sandbox, client: IntemptClient) -> None:
-    """A POST of text/csv without a body, with the key; a PUT with a length, and nothing of ours."""
+    """The POST has the key, text/csv and no body; the PUT has a length and no credential."""
     noisy = client.with_options(headers={"X-Tenant": "t", "Cookie": "c=1"})
     await noisy.collections.upload_csv(bookings(sandbox), FILE)
     (link,), (put,) = sandbox.requests("intempt"), sandbox.requests("storage")
@@ -72,7 +72,7 @@ async def test_upload_requests_match_the_manual(sandbox: Sandbox, client: Intemp
 
 
 async def test_storage_gets_no_headers_of_a_borrowed_session(sandbox: Sandbox) -> None:
-    """The storage sees neither headers nor cookies of a session that was lent to the pool."""
+    """The storage gets no headers and no cookies of a borrowed session."""
     async with (
         aiohttp.ClientSession(headers={"Authorization": CANARY}, cookies={"c": CANARY}) as session,
         SessionPool(session=session) as pool,
@@ -86,7 +86,7 @@ async def test_storage_gets_no_headers_of_a_borrowed_session(sandbox: Sandbox) -
 
 @pytest.mark.virtual_time
 async def test_uploads_take_no_quota_of_the_vendor(sandbox: Sandbox) -> None:
-    """Ten uploads: ten permits of the vendor's, for the links; the storage has no quota."""
+    """Ten uploads take ten permits of the vendor, for the links; the storage has no quota."""
     async with SessionPool() as pool:
         client = IntemptClient.from_env(pool, sandbox.environ)
         await asyncio.gather(
@@ -98,7 +98,7 @@ async def test_uploads_take_no_quota_of_the_vendor(sandbox: Sandbox) -> None:
 
 
 async def test_empty_file_is_uploaded(sandbox: Sandbox, client: IntemptClient) -> None:
-    """Nothing in it is for the vendor to judge: it arrives, with Content-Length 0."""
+    """An empty file is uploaded with Content-Length 0: the vendor decides whether to accept it."""
     receipt = await client.collections.upload_csv(bookings(sandbox), b"")
     assert receipt.bytes_sent == 0
     assert stored(sandbox) == [b""]
@@ -111,7 +111,7 @@ async def test_empty_file_is_uploaded(sandbox: Sandbox, client: IntemptClient) -
 async def test_wrong_length_is_an_error(
     sandbox: Sandbox, client: IntemptClient, length: int
 ) -> None:
-    """Shorter or longer than announced: UploadError names the call, the storage has no file."""
+    """A stream shorter or longer than its length is an `UploadError` that names the call; no file is stored."""
     with pytest.raises(UploadError) as caught:
         await client.collections.upload_csv(bookings(sandbox), pieces(FILE), length=length)
     assert caught.value.operation == "collections.upload_csv"
@@ -120,7 +120,7 @@ async def test_wrong_length_is_an_error(
 
 
 async def test_stream_without_length_is_rejected(sandbox: Sandbox, client: IntemptClient) -> None:
-    """ValueError; the vendor is not even asked for a link. The same for a file that is missing."""
+    """A stream without a length, and a missing file, raise before a link is requested."""
     with pytest.raises(ValueError, match="length"):
         await client.collections.upload_csv(bookings(sandbox), pieces(FILE))
     with pytest.raises(FileNotFoundError):
@@ -129,7 +129,7 @@ async def test_stream_without_length_is_rejected(sandbox: Sandbox, client: Intem
 
 
 async def test_exception_of_the_source_propagates(sandbox: Sandbox, client: IntemptClient) -> None:
-    """The user's own exception, once, and the next call works."""
+    """An exception of the source is raised unchanged, and the next call works."""
 
     async def source() -> AsyncIterator[bytes]:
         yield FILE[:5]
@@ -142,7 +142,7 @@ async def test_exception_of_the_source_propagates(sandbox: Sandbox, client: Inte
 
 
 async def test_key_is_sent_in_its_header_only(sandbox: Sandbox, pool: SessionPool) -> None:
-    """In path, query, body or any other header of what was sent, the key does not stand."""
+    """The key is in no path, query, body or other header."""
     client = IntemptClient.from_env(pool, sandbox.environ)
     await client.collections.upload_csv(bookings(sandbox), FILE)
     key = sandbox.environ["INTEMPT_API_KEY"]

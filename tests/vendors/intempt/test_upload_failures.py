@@ -36,7 +36,7 @@ from .conftest import FILE, SIGNATURE, bookings, pieces, stored
 async def test_lost_file_upload_is_retried(
     sandbox: Sandbox, client: IntemptClient, fault: Fault
 ) -> None:
-    """The link stands for one object, so bytes are put again after a lost answer or a 503."""
+    """The PUT is retried after a lost response or a 503, because the link identifies one object."""
     sandbox.fail("storage", fault)
     receipt = await client.collections.upload_csv(bookings(sandbox), FILE)
     assert receipt.bytes_sent == len(FILE)
@@ -49,7 +49,7 @@ async def test_lost_file_upload_is_retried(
 async def test_error_of_a_source_has_no_frame_of_the_request(
     sandbox: Sandbox, client: IntemptClient, error: type[Exception]
 ) -> None:
-    """The error of a stream arrives as it was raised, without aiohttp's frames and their locals."""
+    """The error of a stream is raised without the frames of aiohttp and their locals."""
 
     async def broken() -> AsyncGenerator[bytes]:
         yield FILE
@@ -73,7 +73,7 @@ async def test_error_of_a_source_has_no_frame_of_the_request(
 async def test_stream_is_not_sent_twice(
     sandbox: Sandbox, client: IntemptClient, fault: Fault, error: type[AsyncClientsError]
 ) -> None:
-    """A stream cannot be read twice, so a failure after one PUT raises."""
+    """A failed PUT of a stream raises, because a stream cannot be read twice."""
     sandbox.fail("storage", fault)
     with pytest.raises(error):
         await client.collections.upload_csv(bookings(sandbox), pieces(FILE), length=len(FILE))
@@ -82,7 +82,7 @@ async def test_stream_is_not_sent_twice(
 
 @pytest.mark.virtual_time
 async def test_slow_upload_does_not_time_out(sandbox: Sandbox, client: IntemptClient) -> None:
-    """`timeout` bounds the time without a piece, not the whole: 250 s in steps of 50 are fine."""
+    """`timeout` applies to each piece: an upload of 250 s in steps of 50 s succeeds."""
     parts = [FILE[n : n + 6] for n in range(0, len(FILE), 6)]
     receipt = await client.with_options(timeout=60).collections.upload_csv(
         bookings(sandbox), pieces(*parts, pause=50), length=len(FILE)
@@ -97,7 +97,7 @@ async def test_slow_upload_does_not_time_out(sandbox: Sandbox, client: IntemptCl
 
 @pytest.mark.virtual_time
 async def test_deadline_includes_both_steps(sandbox: Sandbox, client: IntemptClient) -> None:
-    """The link took its time: the file has only what is left of it."""
+    """The deadline includes the request for the link; the file has the time that is left."""
     loop = asyncio.get_running_loop()
     sandbox.fail("intempt", delay(3.0))
     sandbox.fail("storage", hang(), times=None)
@@ -113,7 +113,7 @@ async def test_deadline_includes_both_steps(sandbox: Sandbox, client: IntemptCli
 async def test_reply_without_link_is_an_error(
     sandbox: Sandbox, client: IntemptClient, answer: Fault
 ) -> None:
-    """2xx or another redirect instead of 307: an error, and no file leaves."""
+    """A 2xx or another redirect instead of the 307 is an error, and no file is sent."""
     sandbox.fail("intempt", answer)
     with pytest.raises((StatusError, UnexpectedRedirectError)):
         await client.collections.upload_csv(bookings(sandbox), FILE)
@@ -134,7 +134,7 @@ async def test_reply_without_link_is_an_error(
 async def test_link_without_https_is_rejected(
     sandbox: Sandbox, client: IntemptClient, location: str
 ) -> None:
-    """UnexpectedRedirectError names the call and the host, not the signature."""
+    """A link without https is an `UnexpectedRedirectError` with the host, not the signature."""
     sandbox.fail("intempt", redirect(location, 307))
     with pytest.raises(UnexpectedRedirectError) as caught:
         await client.collections.upload_csv(bookings(sandbox), FILE)
@@ -143,7 +143,7 @@ async def test_link_without_https_is_rejected(
 
 
 async def test_error_of_the_storage_is_quoted(sandbox: Sandbox, client: IntemptClient) -> None:
-    """An expired link: ForbiddenError with the storage's own words and what to do next."""
+    """An expired link is a `ForbiddenError` with the text of the storage and advice."""
     sandbox.state("storage").lifetime = -1
     with pytest.raises(ForbiddenError) as caught:
         await client.collections.upload_csv(bookings(sandbox), FILE)
@@ -153,7 +153,7 @@ async def test_error_of_the_storage_is_quoted(sandbox: Sandbox, client: IntemptC
 
 
 async def test_echoed_key_is_redacted(sandbox: Sandbox, client: IntemptClient) -> None:
-    """It was never sent there; should it be in what comes back, it is in no error."""
+    """A key in a response of the storage is in no error."""
     key = sandbox.environ["INTEMPT_API_KEY"]
     sandbox.fail("storage", status(403, f"got ApiKey {key}"))
     with pytest.raises(ForbiddenError, match="got ApiKey") as caught:
@@ -192,8 +192,8 @@ async def test_early_error_of_the_storage_ends_the_upload(pool: SessionPool) -> 
 
 
 @pytest.mark.virtual_time
-async def test_after_an_early_no_the_file_is_left_alone(pool: SessionPool) -> None:
-    """When the error is raised nobody reads the caller's pieces any more."""
+async def test_early_error_of_the_storage_closes_the_stream(pool: SessionPool) -> None:
+    """When an early error response raises, the stream of the caller is closed."""
     left = False
 
     async def slow() -> AsyncGenerator[bytes]:

@@ -54,12 +54,12 @@ async def read(client: IntouchClient) -> None:
 
 
 async def write(client: IntouchClient) -> None:
-    """A call that must not be."""
+    """A call that is not idempotent."""
     await client.tags.create("t")
 
 
 async def walk(client: IntouchClient) -> None:
-    """A list, to its end."""
+    """Read a list to its end."""
     async for _ in client.tags.list():
         pass
 

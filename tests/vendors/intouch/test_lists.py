@@ -52,7 +52,7 @@ ODD_PAGES: dict[str, tuple[bytes, ...]] = {
 
 @pytest.mark.parametrize("pages", ODD_PAGES.values(), ids=ODD_PAGES)
 async def test_lists_are_read_in_any_form(pages: tuple[bytes, ...], pool: SessionPool) -> None:
-    """Numbers as text or floats, `data` as an object or null, empty pages: all items come."""
+    """All items are read with numbers as text or floats, `data` as an object or null, and empty pages."""
     uuids, totals = await listed(pool, *pages)
     assert uuids == [tag["uuid"] for tag in TAGS]
     assert set(totals) == {5}

@@ -46,7 +46,7 @@ def test_create_date_is_sent_as_milliseconds(date: datetime | int) -> None:
 
 
 def test_create_date_keeps_milliseconds() -> None:
-    """No rounding through floating point: the last millisecond arrives."""
+    """No millisecond is lost to floating point."""
     date = datetime(2033, 5, 18, 3, 33, 20, 1000, tzinfo=UTC)
     update = TouchpointUpdate(create_date=date)
     assert codec.to_plain(update) == {"create_date": 2_000_000_000_001}
@@ -179,14 +179,14 @@ def test_other_forms_of_events_are_a_decode_error(reply: bytes) -> None:
     ],
 )
 def test_named_items_are_read_from_every_form(reply: bytes) -> None:
-    """Array of objects, map id -> name, map id -> object: the same ids and names, in order."""
+    """An array of objects, and maps from id to name or object, have the same ids and names, in order."""
     items = codec.read(reply, list[NamedItem], read_names)
     assert [(item.id, item.display_name) for item in items] == [("a", "A"), ("2", "")]
 
 
 @pytest.mark.parametrize("reply", [b"[]", b"{}"])
 def test_empty_reply_is_an_empty_list(reply: bytes) -> None:
-    """Either empty form is a list without items."""
+    """An empty array and an empty map are a list without items."""
     assert codec.read(reply, list[NamedItem], read_names) == []
 
 

@@ -22,7 +22,7 @@ EVENT = "4a0c13edzfacez3038zbb46z85f97f04238f"
 
 
 class Answer(ClientResponse):
-    """An answer that nobody's stream writer stands behind."""
+    """A response that has no stream writer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"stream_writer": Mock(), **kwargs})
@@ -152,7 +152,7 @@ async def sent(case: Case, **arguments: Any) -> tuple[str, URL, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", CASES)
 async def test_request_matches_the_manual(name: str) -> None:
-    """Method, path with its slash, query, form or JSON body, and Content-Type."""
+    """Method, path with its slash, query, body and Content-Type are those of the manual."""
     case = CASES[name]
     method, url, request = await sent(case)
     assert (method, str(url)) == (case.method, case.url)
@@ -166,7 +166,7 @@ async def test_request_matches_the_manual(name: str) -> None:
 
 
 async def test_eu_accounts_are_asked_at_their_own_host() -> None:
-    """`region="eu"` goes to the EU host the manual names; `base_url` goes before it."""
+    """`region="eu"` selects the EU host of the manual, unless `base_url` is given."""
     eu = replace(CASES["types"], url="https://api-eu1.totango.com/api/v3/touchpoint-types/")
     _, url, _ = await sent(eu, region="eu")
     assert url.host == "api-eu1.totango.com"
