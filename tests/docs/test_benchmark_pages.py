@@ -16,4 +16,4 @@ def test_benchmark_page_is_up_to_date(page: str) -> None:
     """Each page has the tables that `python benchmarks/page.py` writes."""
     command = [sys.executable, str(BENCHMARKS / "page.py"), page, "--check"]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.returncode == 0, f"run python benchmarks/page.py: {ran.stdout}{ran.stderr}"
