@@ -425,7 +425,7 @@ local opens_in, retry_in, contenders, waits_for = {}, 0, 0, ''
 if request.count > 0 and not request.goodbye then
   if request.priority == 0 then state.interactive_at = now end
   local is_background_due = state.since_background >= RULES.background_every - 1
-  local yields = has_other_class and is_background_due == (request.priority == 0)
+  local is_yielding = has_other_class and is_background_due == (request.priority == 0)
   local most = request.count
   contenders = #places
   for _, quota in ipairs(applying) do
@@ -434,7 +434,7 @@ if request.count > 0 and not request.goodbye then
       most = math.min(most, math.max(1, math.floor(open_slots / (contenders + 1) / cost)))
     end
   end
-  if yields then most = 0 end
+  if is_yielding then most = 0 end
   local at, may_open_sooner, decides = next_opening()
   while #opens_in < most and at <= now + request.lease do
     reserve(at, #opens_in)
@@ -446,13 +446,13 @@ if request.count > 0 and not request.goodbye then
   else
     state.since_background = state.since_background + #opens_in * cost
   end
-  local is_alone = most > 0 and #opens_in == most and not (contenders > 0 and most < request.count)
-  if not is_alone then retry_in = math.max(0, at - request.lease - now) end
+  local may_ask_at_once = most > 0 and #opens_in == most and not (contenders > 0 and most < request.count)
+  if not may_ask_at_once then retry_in = math.max(0, at - request.lease - now) end
   if may_open_sooner then
     local soonest = at - request.grace - 2 * request.lease - now
     retry_in = math.min(retry_in, math.max(request.min_retry, soonest))
   end
-  if cost == 1 and not has_claims and not has_other_class and not is_alone then
+  if cost == 1 and not has_claims and not has_other_class and not may_ask_at_once then
     local ahead = contenders
     if place > 0 and #opens_in == 0 then
       ahead = 0
@@ -462,7 +462,7 @@ if request.count > 0 and not request.goodbye then
     end
     retry_in = retry_in + ahead * longest_interval
   end
-  if yields then retry_in = retry_in + RULES.yield_delay end
+  if is_yielding then retry_in = retry_in + RULES.yield_delay end
   local keeps_until = math.max(at, now + retry_in) + RULES.queue_time
   local is_waiting = #opens_in < request.count
   if is_waiting then

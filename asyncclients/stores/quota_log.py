@@ -51,8 +51,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     # a clock that goes back further than this was set. A smaller step is the difference
     # between two servers of a cluster.
     clock_tolerance: int = 1_000_000
-    # time without any request after which members that are overdue suggest an outage. In an
-    # outage no process sends before it has passed, see `fallback.py`.
+    # time without any request after which overdue members suggest an outage. In an outage no
+    # process sends before it has passed, see `fallback.py`.
     max_gap: int = 1_250_000
     heartbeat_slack: int = 250_000  # allowed delay of a heartbeat
     settling_time: int = 1_000_000  # time after a process joined or left before blocks may grow
@@ -67,8 +67,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     keep_control: int = 10 * 366 * 86_400_000_000
     # largest difference between the clocks of a process and of the vendor
     calendar_skew: int = 1_000_000
-    # time for which slots are remembered at least where a calendar quota applies, so that
-    # none is counted twice
+    # shortest time for which a log with a calendar quota keeps its slots, so that none is
+    # counted twice
     calendar_memory: int = 10_000_000
     # periods after an interactive request in which another is expected
     interactive_periods: int = 10
@@ -125,7 +125,7 @@ class Member(msgspec.Struct, kw_only=True):
         until: end of its membership.
         heartbeat_due: when its next request is due.
         idle: it has sent nothing lately.
-        blocks: the blocks of the quota that it may believe to own.
+        blocks: the blocks that it may believe to have.
         waits: for each priority class, when it loses its place in the queue; 0 if it does not wait.
         claim: its claim; None without one.
     """
@@ -153,8 +153,9 @@ Scores = dict[str, list[tuple[int, str]]]
 class QuotaLog(msgspec.Struct, kw_only=True):
     """The log of one scope; `docs/many-processes.md` lists the fields.
 
-    `log` maps a group to its slots, and a slot to the latest arrival of its call. Redis keeps
-    it in sorted sets, and the other fields as they are here.
+    `log` maps a group to its slots, and a slot to the latest arrival of its call. A slot is named
+    `r:PROCESS:NUMBER` while it is reserved, `f:` in flight, and `a:` when its call has arrived.
+    Redis keeps the log in sorted sets, and the other fields as they are here.
     """
 
     updated_at: int = 0
@@ -321,7 +322,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             if is_unset or quota.reported_at + spec.period + RULES.quota_ttl < now:
                 del self.quotas[name]
             elif spec.calendar and spec.next <= request.wall and spec.group in request.logs:
-                # Nobody has named the new window: count it as one of the longest.
+                # No process has named the new window yet: take it for one of the longest.
                 skipped = (request.wall - spec.next) // spec.period
                 start = spec.next + skipped * spec.period
                 previous = start - spec.period if skipped else spec.start
@@ -385,7 +386,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             spec = quota.spec
             if not spec.calendar:
                 quota.tat -= spec.interval
-            elif reserved_until is not None:  # only where the window is certain
+            elif reserved_until is not None:  # only if it is certain which window it was
                 opened = reserved_until - request.lease - request.grace + request.wall - now
                 if spec.start + 2 * RULES.calendar_skew <= opened < spec.next:
                     quota.add_used(spec.start, -1)
@@ -439,7 +440,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 member.claim = None
         is_changed = len(members) < len(self.members)
         own = members.pop(request.process, None)
-        if is_changed or (own is not None) == request.goodbye:
+        if is_changed or (own is not None) == request.goodbye:  # it joins or leaves
             self.members_changed_at = now
         self.members = members
         if request.goodbye:
@@ -480,26 +481,26 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         places = [each[priority] for each in waits if each[priority]]
         has_other_class = any(each[1 - priority] for each in waits)
         is_background_due = self.since_background >= RULES.background_every - 1
-        yields = has_other_class and is_background_due == (priority == 0)
+        is_yielding = has_other_class and is_background_due == (priority == 0)
         contenders = len(places)
-        most = 0 if yields else self._fair_count(request, contenders)
+        most = 0 if is_yielding else self._fair_count(request, contenders)
         opens_in, (at, quota, may_open_sooner) = self._reserve(request, most, now)
-        if opens_in and priority:
+        if opens_in and priority:  # a call of cost N counts as N background calls
             self.since_background = (1 - request.cost) * (RULES.background_every - 1)
         else:
             self.since_background += len(opens_in) * request.cost
-        is_alone = 0 < most == len(opens_in) and not (contenders and most < request.count)
-        retry_in = 0 if is_alone else max(0, at - request.lease - now)
-        if may_open_sooner:  # by the time that was added to the reservation for safety
+        may_ask_at_once = 0 < most == len(opens_in) and not (contenders and most < request.count)
+        retry_in = 0 if may_ask_at_once else max(0, at - request.lease - now)
+        if may_open_sooner:  # by a lease and *grace*, if a call arrives at once
             soonest = at - request.grace - 2 * request.lease - now
             retry_in = min(retry_in, max(request.min_retry, soonest))
         has_claims = any(member.claim is not None for member in self.members.values())
         has_turns = request.cost == 1 and not has_claims and not has_other_class
-        if has_turns and not is_alone:  # the slots before are those of the others
-            is_next = place and not opens_in
-            ahead = sum(until < place for until in places) if is_next else contenders
+        if has_turns and not may_ask_at_once:  # the slots before are those of the others
+            has_place = place and not opens_in
+            ahead = sum(until < place for until in places) if has_place else contenders
             retry_in += ahead * self._longest_interval(request)
-        retry_in += RULES.yield_delay if yields else 0
+        retry_in += RULES.yield_delay if is_yielding else 0
         keeps_until = max(at, now + retry_in) + RULES.queue_time
         is_waiting = len(opens_in) < request.count
         if is_waiting:
@@ -596,18 +597,18 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             spec = quota.spec
             if spec.calendar:
                 continue
-            group, ahead = scores[spec.group], claimed.get(spec.group, 0)
+            slots, ahead = scores[spec.group], claimed.get(spec.group, 0)
             needed = min(spec.limit, request.cost + ahead)
-            if len(group) + needed > spec.limit:
-                score, slot = group[needed - spec.limit - 1]
-                if score + spec.period > opening.at:
-                    opening = Opening(score + spec.period, spec, not slot.startswith("a"))
+            if len(slots) + needed > spec.limit:
+                latest, slot = slots[needed - spec.limit - 1]
+                if latest + spec.period > opening.at:
+                    opening = Opening(latest + spec.period, spec, not slot.startswith("a"))
             expected_until = self.interactive_at + RULES.interactive_periods * spec.period
             is_spaced = request.priority and expected_until > now
             burst = min(spec.burst, RULES.background_burst) if is_spaced else spec.burst
             # A cost above the burst waits for a full bucket.
-            free = int((burst - min(request.cost, burst)) * spec.interval)
-            earliest = quota.tat + ahead * spec.interval - free
+            tolerance = int((burst - min(request.cost, burst)) * spec.interval)
+            earliest = quota.tat + ahead * spec.interval - tolerance
             if earliest > opening.at:
                 opening = Opening(earliest, spec)
         calendar = [quota for quota in quotas if quota.spec.calendar]
@@ -622,7 +623,10 @@ class QuotaLog(msgspec.Struct, kw_only=True):
 
 
 def _calendar_opening(quota: QuotaState, request: LeaseRequest, at: int, now: int) -> int:
-    """Return when *quota* permits a call from *at* on; after a new window began, or close to it."""
+    """Return when *quota* permits a call, from *at* on.
+
+    Calls of the next window are left to the request that names it.
+    """
     spec, offset, skew = quota.spec, request.wall - now, RULES.calendar_skew
     full = [
         start
