@@ -73,8 +73,8 @@ from asyncclients.errors import (
 from asyncclients.ratelimit.quota import Priority
 
 _MAX_FAILURES = 3
-"""Failures after which a call is given up; they count once another call has succeeded since its
-first one. The client's own retries come on top."""
+"""Failures after which a call is given up, counted once another call has succeeded since the
+first of them. The client's own retries come on top."""
 _MIN_ROWS = 50
 """Minimum number of rows for `max_failed` to apply."""
 GRACE = 30.0
@@ -362,7 +362,7 @@ class Delivery:
                 return
             if successes_before is None:
                 successes_before = breaker.successes
-            # Failures count only while other calls succeed: otherwise it is an outage.
+            # Failures before another call succeeds may be those of an outage: they do not count.
             failures += breaker.successes > successes_before
             if failure.is_final or failures >= _MAX_FAILURES:
                 break

@@ -191,7 +191,7 @@ class PullRun(ABC):
     def progress(self) -> Progress:
         """Return the progress of the run."""
         state, reading = self._checkpoint.state, self._checkpoint.reading
-        # The total is that of the whole list, of which a refresh with since= reads a part.
+        # A refresh with since= reads only a part of the list; the total counts all of it.
         is_partial = reading is not state and state.refresh is not None and state.refresh.since
         return self.estimator.progress(
             done=reading.done,

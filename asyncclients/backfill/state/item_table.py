@@ -57,7 +57,7 @@ _FORGET_PULL = Statement("DELETE FROM keys", [()])
 
 
 class KnownItem(NamedTuple):
-    """What the table has of an item; *seen* is the number of the last refresh that found it."""
+    """An item of the table; *seen* is the number of the last refresh that found it."""
 
     digest: int
     seen: int
@@ -85,7 +85,7 @@ class ItemTable(Checkpoint):
     ) -> ItemTable:
         """Return the table of *journal*; at the first refresh, with the items of the pull before.
 
-        *key_fields* are names of the key field, of which the first one that an item has is used.
+        *key_fields* are possible names of the key field; the first one that an item has is used.
         *jsonl* is the published file, None if it has another format.
         """
         if state.complete:
@@ -94,7 +94,7 @@ class ItemTable(Checkpoint):
 
     @property
     def position(self) -> Any:
-        """Where the sink continues, with the items of this table in it; None to begin anew."""
+        """Position at which the sink continues; None if it has to start empty."""
         if self.state.refresh is not None:
             return self.state.refresh.reading.position
         return self.state.position if self.state.complete else None
