@@ -344,9 +344,9 @@ class Scheduler:
     def _kinds_in_order(self, now: float) -> Iterator[tuple[FlowQueue, Demand, dict[str, float]]]:
         """Yield queue, demand and `closed` of the waiting kinds, in the order of their turns.
 
-        `closed` has, for each group of quotas from which the kind may not take yet, when it may.
-        Kinds that need a group of certain operations, or of a share, that is closed to an earlier
-        kind are left out.
+        `closed` has the closed groups of quotas, each with the instant at which it opens. Kinds
+        that need a group of certain operations, or of a share, that is closed to an earlier kind
+        are left out.
         """
         blocked = set[str]()
         for queue in self._queues_in_order():
@@ -361,7 +361,7 @@ class Scheduler:
     def _reserve_and_spacing(self, queue: FlowQueue, now: float) -> tuple[int, bool]:
         """Return the slots to keep for others than calls of *queue*, and whether to space these.
 
-        Nothing is kept for interactive calls if background's own share of the grants is due.
+        Nothing is kept for interactive calls if the next grant is background's.
         """
         if queue is self._interactive:
             return 0, False
@@ -453,7 +453,8 @@ class Scheduler:
         """Whether the vendor rejects more calls than the calls of this scope explain.
 
         Rejections in the first period of the longest quota do not count, because calls of an
-        earlier process may cause them, nor do as many as inexact arrival bounds explain.
+        earlier process may cause them. A few others do not count either, because arrival bounds
+        are inexact.
         """
         return self._rejected_later > max(_FEW_REJECTIONS, _EXPECTED_REJECTIONS * self.sent)
 
@@ -467,7 +468,7 @@ class Scheduler:
     ) -> float:
         """Estimated seconds until *calls* more calls of *priority* and *demand* have been sent.
 
-        Waiting calls and background's share of the grants are included; calls that wait for
+        Waiting calls and the grants that go to background are included; calls that wait for
         a quota which these calls do not need are not.
         """
         now, queue = self.loop.time(), self._queues[priority]

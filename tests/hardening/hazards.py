@@ -366,7 +366,7 @@ OUTSIDE: Final = (
     Hazard(100, "Loop clocks of one millisecond", "A timer that fires early causes no busy loop.",
            ("ratelimit/test_timer.py::test_scheduler_does_not_spin_on_a_coarse_clock",)),
     Hazard(101, "A deadline behind background calls",
-           "The check counts background's share of the grants, so an unreachable deadline fails at once.",
+           "The check counts the grants that go to background, so an unreachable deadline fails at once.",
            tests(SCHEDULER, "deadline_counts_the_share_of_background", "deadline_check_counts_the_grants_before_exactly")),
     Hazard(102, "A burst of grants blocks the loop",
            "At most 64 permits are granted per turn of the loop; the rest follow in the next turns.",
