@@ -172,13 +172,13 @@ async def test_memory_finds_items_whose_commit_starts_during_the_read(
 ) -> None:
     """An item is known from the moment it is remembered, whenever it is saved."""
     is_free, has_started = threading.Event(), asyncio.Event()
-    collect: Callable[[SyncMemory], Changes] = vars(SyncMemory)["_changes"]
+    collect: Callable[[SyncMemory], Changes] = vars(SyncMemory)["_next_commit"]
 
     def changes(memory: SyncMemory) -> Changes:
         has_started.set()
         return collect(memory)
 
-    monkeypatch.setattr(SyncMemory, "_changes", changes)
+    monkeypatch.setattr(SyncMemory, "_next_commit", changes)
     job = JobIdentity(kind="sync", source="a.csv", target="things", row_type="Thing")
     journal = await Journal.open(tmp_path / "s.db", job)
     try:
