@@ -207,14 +207,17 @@ class FileSink:
         Items that the file cannot hold become invalid items of the page returned.
         """
         try:
-            lines = codec.encode_lines(page.items)
+            text = codec.encode_lines(page.items)
         except Exception:  # noqa: BLE001 - `to_wire` may raise anything
-            lines = b""
-        objects = lines.count(b"\n{") + lines.startswith(b"{")
-        if len(page.items) != (objects if self._convert else lines.count(b"\n")):
+            text = b""
+        lines = text.split(b"\n")[:-1]
+        writable = len(lines)
+        if self._convert:
+            writable = text.count(b"\n{") + text.startswith(b"{")
+        if writable != len(page.items):
             page = self._without_unwritable(page)
-            lines = codec.encode_lines(page.items)
-        return page, lines.split(b"\n")[:-1]
+            lines = codec.encode_lines(page.items).split(b"\n")[:-1]
+        return page, lines
 
     def _without_unwritable(self, page: Page[Any]) -> Page[Any]:
         pairs = [(item, self._problem_of(item)) for item in page.items]
