@@ -44,8 +44,8 @@ from asyncclients.errors import ConfigurationError, encodable
 from asyncclients.paging import Page, Paginator
 
 _MAX_UNREPORTED = 600.0
-"""Seconds after its end in which a refresh that was not reported is reported by the next run,
-instead of refreshing again."""
+"""Seconds: the next run reports a refresh that ended unreported less than this ago, and does not
+refresh again."""
 _MAX_SECONDS = 1e11
 """Numbers above this are milliseconds since 1970."""
 
